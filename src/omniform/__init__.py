@@ -137,6 +137,7 @@ _HOME: dict[str, str] = {
     "AwqConfig": "omniform.transforms.quantize.awq",
     "GgufConfig": "omniform.transforms.quantize.gguf",
     "GPTQConfig": "omniform.transforms.quantize.gptq",
+    "BitsAndBytesConfig": "omniform.transforms.quantize.bitsandbytes_config",
     "NativeConfig": "omniform.transforms.quantize.native",
     "FineGrainedFP8Config": "omniform.transforms.quantize.fp8",
     "FbgemmFp8Config": "omniform.transforms.quantize.fp8",

@@ -34,12 +34,6 @@ def _missing(kind: type[Awaited]) -> MissingPartError:
     return MissingPartError(f"omniform has no {kind.what} yet", where=kind.__name__)
 
 
-class BitsAndBytesConfig(Awaited):
-    """Settings of the quantizers of bitsandbytes."""
-
-    what = "quantizer of bitsandbytes"
-
-
 class HqqConfig(Awaited):
     """Settings of HQQ."""
 
@@ -83,7 +77,7 @@ class VisionTextDualEncoderProcessor(Awaited):
 
 
 __all__ = [
-    "BitsAndBytesConfig", "FineGrainedFP8Config", "HqqConfig", "Mxfp4Config",
+    "FineGrainedFP8Config", "HqqConfig", "Mxfp4Config",
     "QuantoConfig", "TorchAoConfig", "VisionTextDualEncoderModel",
     "VisionTextDualEncoderProcessor",
 ]  # fmt: skip

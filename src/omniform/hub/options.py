@@ -14,6 +14,7 @@ from torch import Tensor
 from omniform.core.config import DTYPES
 from omniform.core.errors import InputError, RepoError, brief, nearest
 from omniform.core.generation import GenerationConfig
+from omniform.transforms.quantize.bitsandbytes_config import bits_asked
 
 WHERE_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "gguf_file")
 """Where to look; ``use_auth_token`` is an old name for ``token``."""
@@ -42,8 +43,6 @@ INERT = NOWHERE | frozenset(
 
 REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "weights_only": ((None, True), "code in a weights file is never run"),
-    "load_in_8bit": ((None, False), "quantized weights are not supported"),
-    "load_in_4bit": ((None, False), "quantized weights are not supported"),
     "from_tf": ((None, False), "TensorFlow's files are not read"),
     "from_flax": ((None, False), "Flax's files are not read"),
     "proxies": ((None, {}), "proxies are set in the environment (HTTPS_PROXY)"),
@@ -84,7 +83,9 @@ class LoadOptions:
     target_lang: str | None = None
 
 
-LOAD_ARGUMENTS = (*(f.name for f in fields(LoadOptions)), "torch_dtype", *INERT, *REFUSED)
+LOAD_ARGUMENTS = (
+    *(f.name for f in fields(LoadOptions)), "torch_dtype", "load_in_8bit", "load_in_4bit", *INERT, *REFUSED
+)  # fmt: skip
 """All names that are no config keys and do not say where to look."""
 
 
@@ -126,6 +127,9 @@ def split(kwargs: Mapping[str, object]) -> tuple[dict[str, object], LoadOptions,
         old = given.pop("torch_dtype")
         given["dtype"] = old if given.get("dtype") is None else given["dtype"]
     refuse(given)
+    bits = bits_asked(given)
+    if bits is not None:
+        given["quantization_config"] = bits
     how = {f.name: given.pop(f.name) for f in fields(LoadOptions) if given.get(f.name) is not None}
     rest = {k: v for k, v in given.items() if k not in INERT and k not in LoadOptions.__slots__}
     if how.get("trust_remote_code") == "sandbox":  # where there is no code, nothing has to be locked up

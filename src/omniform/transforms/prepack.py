@@ -200,7 +200,7 @@ def _look_first(model: nn.Module, inputs: object) -> None:
 
 def _groups(parent: nn.Module) -> list[tuple[str, ...]]:
     """The names of a module's linear layers, those together that can be one matmul."""
-    names = [name for name, child in parent.named_children() if isinstance(child, nn.Linear)]
+    names = [name for name, child in parent.named_children() if _has_matrix(child)]
     joined = [
         joint
         for joint in (parent.JOINT if isinstance(parent, Joins) else ())
@@ -208,6 +208,10 @@ def _groups(parent: nn.Module) -> list[tuple[str, ...]]:
     ]
     alone = set(names).difference(*joined)
     return [*joined, *((name,) for name in names if name in alone)]
+
+
+def _has_matrix(child: nn.Module) -> bool:
+    return isinstance(child, nn.Linear) and "weight" in child._parameters
 
 
 def _can_prepack(linear: nn.Linear, mapped_only: bool) -> bool:

@@ -143,7 +143,7 @@ def method_of(settings: Mapping[str, object]) -> str:
     Raises:
         ConfigError: they do not say.
     """
-    method = settings.get("quant_method")
+    method = settings.get("quant_method", _implied(settings))
     if not isinstance(method, str):
         raise ConfigError(
             "no method is named", where="quantization_config", expected="quant_method", found=brief(method)
@@ -151,8 +151,14 @@ def method_of(settings: Mapping[str, object]) -> str:
     return method
 
 
+def _implied(settings: Mapping[str, object]) -> str | None:
+    """The method of settings that name none: those of 2022 were of one alone."""
+    return "bitsandbytes" if settings.get("load_in_8bit") or settings.get("load_in_4bit") else None
+
+
 BUILT_IN: Mapping[str, str] = {
     "gptq": "gptq",
+    "bitsandbytes": "bitsandbytes",
     "native": "native",
     "awq": "awq",
     "fp8": "fp8",
@@ -164,14 +170,14 @@ BUILT_IN: Mapping[str, str] = {
 
 def known(method: object) -> bool:
     """Whether a method is registered, or known to this library, which registers it then."""
-    if method not in _CONFIGS and isinstance(method, str) and method in BUILT_IN:
+    if isinstance(method, str) and method in BUILT_IN:
         importlib.import_module(f"omniform.transforms.quantize.{BUILT_IN[method]}")
     return method in _CONFIGS
 
 
 def is_registered(settings: object) -> bool:
     """Whether settings in a file are of a method that somebody registered, or that this library knows."""
-    return isinstance(settings, Mapping) and known(settings.get("quant_method"))
+    return isinstance(settings, Mapping) and known(settings.get("quant_method", _implied(settings)))
 
 
 def registered_methods() -> list[str]:

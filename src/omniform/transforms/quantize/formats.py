@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Container, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -82,14 +83,16 @@ class FormatQuantizer(HfQuantizer):
         if skipped:
             tell_idle(skipped, [keys.places(p)[0].key for p, m in model.named_modules() if type(m) is nn.Linear])
         rules = KeyMap({})
-        for one in layers:
-            tensors = self.encoded(one)
+        for group in _by_key(layers):
+            made = self.encoded_together(group)
+            settled = [replace(one, format=one.format.fitted(held)) for one, held in zip(group, made, strict=True)]
             with torch.device("meta"):
-                rules = rules | placed(model, [one], None, dtype)
-            new = model.get_submodule(one.path)
-            assert isinstance(new, QuantLinear)
-            new.fill(tensors)
-            release(one.layer.weight)
+                rules = rules | placed(model, settled, None, dtype)
+            for one, tensors in zip(group, made, strict=True):
+                new = model.get_submodule(one.path)
+                assert isinstance(new, QuantLinear)
+                new.fill(tensors)
+                release(one.layer.weight)
         rules = rules | self._quantize_stacks(model, keys, names)
         model.requires_grad_(False)
         return keys | rules
@@ -111,6 +114,10 @@ class FormatQuantizer(HfQuantizer):
                 new.fill(number, self.encoded(plain))
                 release(plain.layer.weight)
         return rules
+
+    def encoded_together(self, group: Sequence[Chosen]) -> list[dict[str, Tensor]]:
+        """The tensors of layers that are one matrix in a file (of a layer by itself mostly), of each its own."""
+        return [self.encoded(one) for one in group]
 
     def encoded(self, one: Chosen) -> dict[str, Tensor]:
         """The tensors of one layer that is being quantized."""
@@ -147,6 +154,13 @@ def tell_idle(skipped: Sequence[str], names: Sequence[str]) -> None:
     idle = [pattern for pattern in skipped if all(should_convert_module(name, [pattern]) for name in names)]
     if idle:
         log.warning("no layer is called so, and none is left out of quantizing for it: %s", listed(idle))
+
+
+def _by_key(layers: Sequence[Chosen]) -> list[list[Chosen]]:
+    found: dict[str, list[Chosen]] = {}
+    for one in layers:
+        found.setdefault(one.place.key, []).append(one)
+    return list(found.values())
 
 
 def _is_wanted(one: Chosen, skipped: Sequence[str]) -> bool:

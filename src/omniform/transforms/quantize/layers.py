@@ -24,7 +24,7 @@ AT_ONCE = 1 << 20
 """So many numbers of a matrix are turned into floats, or packed, at a time."""
 
 
-class QuantLinear(nn.Module):
+class QuantLinear(nn.Linear):
     """A linear layer whose matrix stays quantized.
 
     Its tensors are buffers under the names that the format gives them; what computes with them is a native matrix, made
@@ -52,12 +52,12 @@ class QuantLinear(nn.Module):
         without: frozenset[str] = frozenset(),
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # it is a linear layer to those who look for such, and has no weight to learn
         self.in_features, self.out_features, self.format = in_features, out_features, format
         self.parts = {n: p for n, p in format.parts(out_features, in_features).items() if n not in without}
         for name, part in self.parts.items():
             self.register_buffer(name, torch.empty(part.shape, dtype=part.dtype))
-        self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype)) if bias else None
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_features, dtype=dtype)) if bias else None)
 
     @property
     def KEPT(self) -> frozenset[str]:  # noqa: N802 # see KeepsDtypes
@@ -69,7 +69,7 @@ class QuantLinear(nn.Module):
         return {name: cast(Tensor, self._buffers[name]) for name in self.parts}
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor:  # type: ignore[override]
         """The numbers, made anew. Shape: [out, in]; float32."""
         return self.format.numbers(self.held, self.out_features, self.in_features)
 
@@ -77,13 +77,19 @@ class QuantLinear(nn.Module):
         """Shape: [..., in] to [..., out]."""
         made = matrix_of(self) if self._is_plain(x) else None
         if made is not None:
-            flat = x.reshape(-1, self.in_features)
-            return made.multiplied(flat).view(*x.shape[:-1], self.out_features)
+            flat = self.format.inputs(x, training=self.training).reshape(-1, self.in_features)
+            return made.multiplied(flat).to(x.dtype).view(*x.shape[:-1], self.out_features)
         if torch.is_grad_enabled() and x.requires_grad and not is_watched():
             y = cast(Tensor, _Multiplied.apply(x, self))  # type: ignore[no-untyped-call]
             return y if self.bias is None else y + self.bias.to(y.dtype)
-        y = torch.cat([F.linear(x, rows.to(x.dtype)) for rows in self.rows()], dim=-1)
+        y = self.multiplied(x)
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def multiplied(self, x: Tensor) -> Tensor:
+        """The product in floats, a few rows at a time. Shape: [..., in] to [..., out]."""
+        given = self.format.inputs(x, training=self.training)
+        y = torch.cat([F.linear(given, rows.to(given.dtype)) for rows in self.rows()], dim=-1)
+        return y.to(x.dtype)
 
     def rows(self) -> Iterator[Tensor]:
         """Its numbers, some outputs at a time. Shape: [some, in] each; float32."""
@@ -138,7 +144,7 @@ class _Multiplied(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, layer: QuantLinear) -> Tensor:
         ctx.layer = layer  # type: ignore[attr-defined]
-        return torch.cat([F.linear(x, rows.to(x.dtype)) for rows in layer.rows()], dim=-1)
+        return layer.multiplied(x)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:

@@ -154,6 +154,14 @@ def _views(views: Sequence[View], part: Part, key: str, where: str) -> tuple[Vie
         axis, each = along
         if isinstance(view, Groups):
             grouped = True
+            if part.shape[axis] % view.count:
+                raise ConfigError(
+                    "a fused matrix is quantized in pieces that belong to several layers",
+                    where=where,
+                    expected=f"{key} in {view.count} equal pieces",
+                    found=part.shape[axis],
+                    remedy="Load a checkpoint of this model that is not quantized.",
+                )
             made.append(Groups(view.count, axis))
         elif isinstance(view, Share):
             made.append(Share(view.part, view.parts, axis + grouped))
@@ -161,7 +169,7 @@ def _views(views: Sequence[View], part: Part, key: str, where: str) -> tuple[Vie
             raise ConfigError(
                 "a fused matrix is quantized in pieces that belong to several layers",
                 where=where,
-                expected=f"outputs in multiples of {each}",
+                expected=f"outputs in multiples of {each.numerator}",
                 found=f"{view.start} to {view.stop} of {key}",
                 remedy="Load a checkpoint of this model that is not quantized.",
             )

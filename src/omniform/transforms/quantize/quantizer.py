@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from omniform.core.errors import ConfigError, InputError, MissingPartError, WeightsError, brief, listed
-from omniform.transforms.quantize.config import QuantizationConfigMixin
+from omniform.transforms.quantize.config import QuantizationConfigMixin, known
 from omniform.weights.keymap import KeyMap
 from omniform.weights.tensors import assign, named_tensors, tensors_and_ties
 from omniform.weights.transform import Transform
@@ -272,6 +272,7 @@ def quantizer_for(settings: QuantizationConfigMixin, *, pre_quantized: bool) -> 
         ConfigError: nobody registered one.
     """
     method = settings.quant_method
+    known(method)
     if method not in _QUANTIZERS:
         raise ConfigError(
             "no quantizer is registered for this method",

@@ -80,6 +80,23 @@ class Format(ABC):
             NativeError: there is no library.
         """
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether what is multiplied is not the input itself, but what :meth:`inputs` makes of it."""
+        return False
+
+    def inputs(self, x: Tensor, *, training: bool) -> Tensor:
+        """What is multiplied instead of an input. Shape: [..., ins] to the same.
+
+        Args:
+            training: whether the layer is in training.
+        """
+        return x
+
+    def fitted(self, held: Held) -> Format:
+        """The same for a matrix just made, with tensors of a size that only their content tells."""
+        return self
+
     def settled(self, held: Held) -> Self:
         """The format, with what only a look at a whole matrix tells, before the kernels are given parts of it."""
         return self
