@@ -71,7 +71,7 @@ class BitsAndBytesQuantizer(FormatQuantizer):
             return None
         if settings.load_in_8bit:
             if settings.llm_int8_has_fp16_weight:
-                return KeptWhole(settings.llm_int8_threshold, layer.weight.dtype)
+                return KeptWhole(settings.llm_int8_threshold, dtype=layer.weight.dtype)
             return LlmInt8(settings.llm_int8_threshold)
         return FourBit(
             cast(Table, settings.bnb_4bit_quant_type),
@@ -90,11 +90,11 @@ class BitsAndBytesQuantizer(FormatQuantizer):
         if found is None:
             return None
         if first == "SCB":
-            return LlmInt8(settings.llm_int8_threshold)
+            return LlmInt8(settings.llm_int8_threshold, f"{found}.weight_format" in self._holds)
         if first == "weight":
             if not should_convert_module(name, settings.llm_int8_skip_modules or ["lm_head"]):
                 return None
-            return KeptWhole(settings.llm_int8_threshold, self._entry(f"{found}.weight").dtype)
+            return KeptWhole(settings.llm_int8_threshold, dtype=self._entry(f"{found}.weight").dtype)
         return self._four_bit(found, layer)
 
     def _entry(self, key: str) -> Tensor:

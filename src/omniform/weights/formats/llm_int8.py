@@ -26,9 +26,11 @@ class LlmInt8(Format):
 
     Attributes:
         threshold: magnitude from which on an input is an outlier, whose column all rows multiply as it is; 0 for none.
+        marked: whether a file says of each matrix how it lies, which is in rows.
     """
 
     threshold: float = 6.0
+    marked: bool = True
 
     @property
     def name(self) -> str:
@@ -39,11 +41,9 @@ class LlmInt8(Format):
         return True
 
     def parts(self, outs: int, ins: int) -> Mapping[str, Part]:
-        return {
-            "codes": Part((outs, ins), torch.int8, (0, 1), (1, 1), key="weight"),
-            "SCB": Part((outs,), torch.float32, (0, 1)),
-            "weight_format": Part((), torch.uint8, optional=True),
-        }
+        codes = Part((outs, ins), torch.int8, (0, 1), (1, 1), key="weight")
+        found = {"codes": codes, "SCB": Part((outs,), torch.float32, (0, 1))}
+        return {**found, "weight_format": Part((), torch.uint8)} if self.marked else found
 
     def numbers(self, held: Held, outs: int, ins: int) -> Tensor:
         return held["codes"] * held["SCB"].float()[:, None] * UNIT
