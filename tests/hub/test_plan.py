@@ -263,7 +263,7 @@ def test_what_does_not_fit_is_told(made):
         ({"tokens": 0}, "tokens"), ({"tokens": -5}, "tokens"), ({"tokens": 2.5}, "tokens"), ({"rows": 0}, "rows"),
         ({"tokens": True}, "tokens"), ({"rows": 10**30}, "rows"), ({"dtype": "float33"}, "float33"),
         ({"device_map": "autos"}, "autos"), ({"max_memory": {"cpu": "many"}}, "many"),
-        ({"device_map": {"model": "cpu"}}, "lm_head"), ({"load_in_8bit": True}, "load_in_8bit"),
+        ({"device_map": {"model": "cpu"}}, "lm_head"), ({"load_in_8bit": "yes"}, "load_in_8bit"),
         ({"attn_implementation": "eagre"}, "eagre"),
     ],
 )  # fmt: skip
