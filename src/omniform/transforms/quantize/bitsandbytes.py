@@ -154,7 +154,16 @@ class BitsAndBytesQuantizer(FormatQuantizer):
             for name, part in format.parts(outs, ins).items():
                 link = translated(one.place, part, key_of(name, part), where=one.path)
                 piece = torch.empty(part.shape, dtype=part.dtype)
-                link.of_ours(piece).copy_(link.of_theirs(made[name]))
+                ours, theirs = link.of_ours(piece), link.of_theirs(made[name])
+                if ours.shape != theirs.shape:
+                    raise ConfigError(
+                        "a fused matrix is quantized in pieces that belong to several layers",
+                        where=one.path,
+                        expected=f"{link.key} in as many pieces as layers",
+                        found=f"{made[name].numel()} of them",
+                        remedy="Leave it out by llm_int8_skip_modules, or bnb_4bit_use_double_quant where it is that.",
+                    )
+                ours.copy_(theirs)
                 pieces[name] = piece
             found.append(pieces)
         return found
