@@ -131,7 +131,7 @@ def test_a_layer_of_eight_bits_answers_as_theirs(threshold, outliers, rows, trai
     assert found.dtype == dtype
     bound = (1e-3 if dtype == torch.float32 else 2e-2) * expected.float().abs().max()
     assert (found.float() - expected.float()).abs().max() <= bound
-    if outliers and threshold:  # rounding them too is another answer
+    if outliers and threshold and dtype == torch.float32:  # rounding them too is another answer
         other = filled(LlmInt8(0.0), weight, bias)
         assert training or (other(x).float() - expected.float()).abs().max() > bound
 
