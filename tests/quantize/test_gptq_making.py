@@ -81,7 +81,7 @@ def test_orders_that_keep_groups(how):
     nearest = format.numbers(format.encoded(torch.from_numpy(weight)), 32, 256).double().numpy()
     found = format.numbers(made.tensors, 32, 256).double().numpy()
     off, worse = (np.trace((x - weight) @ hessian @ (x - weight).T) for x in (found, nearest))
-    assert off < 0.5 * worse
+    assert off < 0.6 * worse
     if settings["static_groups"]:
         assert torch.equal(made.tensors["scales"], format.encoded(torch.from_numpy(weight))["scales"])
 
