@@ -143,6 +143,9 @@ def test_a_quantized_head(tmp_path):
     model = omniform.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(model.lm_head, QuantLinear)
     close(numbers(model), expected)
+    base = omniform.AutoModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(base(IDS).last_hidden_state, model.model(IDS).last_hidden_state)
 
 
 def test_without_an_order(tmp_path):

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from omniform.core.errors import ConfigError
+from omniform.native.library import library
 from omniform.transforms.quantize.layers import QuantLinear
+from omniform.weights.formats.codes import Codes
 from omniform.weights.formats.native import Native
 from reference import omniform
 
@@ -95,3 +97,19 @@ def test_its_rows_learn_through_it(tmp_path):
 def test_numbers_that_cannot_be(asked, said):
     with pytest.raises(ConfigError, match=said):
         omniform.NativeConfig(**asked)
+
+
+@pytest.mark.skipif(library() is None, reason="there are no native kernels")
+@pytest.mark.parametrize("group", (8, 20, 48, 96, 100, 128, 160, 300, 512))
+@pytest.mark.parametrize("bits", (8, 4))
+def test_groups_of_any_size_are_multiplied(bits, group):
+    torch.manual_seed(0)
+    outs, ins = 24, 320
+    groups = -(-ins // group)
+    codes = torch.randint(0, 16, (outs, ins), dtype=torch.uint8)
+    scales, minima = torch.rand(outs, groups) + 0.1, torch.randn(outs, groups)
+    made = Codes(codes if bits == 4 else codes.view(torch.int8), scales, minima, None, group, bits)
+    x = torch.randn(3, ins)
+    expected = x.double() @ made.dequantized().double().T
+    bound = 2**-11 * float(x.abs().max()) * made.dequantized().abs().sum(1)
+    assert ((made.matrix().multiply(x) - expected).abs() <= bound).all()

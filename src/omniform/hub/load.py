@@ -27,6 +27,7 @@ from omniform.hub.place import Layout, Placement, Stored, check_folder, place
 from omniform.hub.weights import WeightFiles
 from omniform.models import registry
 from omniform.models.registry import known_families
+from omniform.transforms.quantize.quantizer import Quantizing
 from omniform.weights.init import NoInitialising, initialise
 from omniform.weights.keymap import KeyMap, KeyTable, Shaped, is_unwrapped
 from omniform.weights.tensors import assign, tensors_and_ties
@@ -428,11 +429,12 @@ def match(
         }
         extra = patterns(type(model), "_keys_to_ignore_on_load_unexpected")
         unknown = [key for key in strangers if not foreign and not any(one.search(key) for one in extra)]
-        unknown = _unplaced(unknown, tables, prefixes)
+        packed = any(isinstance(transform, Quantizing) for transform in model.transforms)
+        unknown = _unplaced(unknown, tables, prefixes, packed=packed)
         for relative in relatives:
             if not unknown:
                 break
-            unknown = _unplaced(unknown, [_table_of_another(origin, family, relative, held)], prefixes)
+            unknown = _unplaced(unknown, [_table_of_another(origin, family, relative, held)], prefixes, packed=packed)
         report.unused = sorted(set(strangers) - set(unknown))
         report.unexpected = {k: tuple(held[k].shape) for k in unknown}
     return keys, report
@@ -480,8 +482,21 @@ def _table_of_another(origin: Origin, family: Family, other: Architecture, held:
     return table_of(model)
 
 
-def _unplaced(keys: list[str], tables: list[KeyTable], prefixes: tuple[str, ...]) -> list[str]:
-    return [k for k in keys if not any(t.canonical(k, prefixes) or t.is_ignored(k) for t in tables)]
+def _unplaced(keys: list[str], tables: list[KeyTable], prefixes: tuple[str, ...], *, packed: bool) -> list[str]:
+    """The keys that no table has a place for.
+
+    Args:
+        packed: whether weights may be quantized, so that a matrix has other tensors than its ``weight``.
+    """
+
+    def has(table: KeyTable, key: str) -> bool:
+        if table.canonical(key, prefixes) or table.is_ignored(key):
+            return True
+        module = key.rpartition(".")[0]
+        whose = (module, module.rpartition(".")[0]) if packed else ()
+        return any(table.canonical(f"{one}.weight", prefixes) is not None for one in whose if one)
+
+    return [key for key in keys if not any(has(table, key) for table in tables)]
 
 
 def _spelled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -47,10 +48,25 @@ class Codes:
     def matrix(self) -> Matrix:
         """The same for the kernels, columns as they are here.
 
+        Groups of a size that they do not know become smaller ones; where no such size divides them, numbers are packed.
+
         Raises:
             NativeError: there is no library.
         """
-        return Matrix.quantized(self.codes, self.scales, group=self.group, minima=self.minima, table=self.codebook)
+        ins, group = self.codes.shape[-1], self.group
+        if group < ins and group % 256 and 256 % group:
+            group = math.gcd(group, 256)
+            if group % 8:
+                return Matrix.pack(replace(self, order=None).dequantized())
+        scales, minima = (None if x is None else self._finer(x, group) for x in (self.scales, self.minima))
+        assert scales is not None
+        return Matrix.quantized(self.codes, scales, group=group, minima=minima, table=self.codebook)
+
+    def _finer(self, of_groups: Tensor, group: int) -> Tensor:
+        """A number of each group as one of each of the smaller groups that it is made of."""
+        if group == self.group:
+            return of_groups
+        return of_groups.repeat_interleave(self.group // group, -1)[..., : -(-self.codes.shape[-1] // group)]
 
     def halved(self) -> Codes:
         """The same with scales and minima in float16: a relative error of each of at most 2 ** -11.
