@@ -139,6 +139,7 @@ _HOME: dict[str, str] = {
     "GPTQConfig": "omniform.transforms.quantize.gptq",
     "BitsAndBytesConfig": "omniform.transforms.quantize.bitsandbytes_config",
     "NativeConfig": "omniform.transforms.quantize.native",
+    "CompressedTensorsConfig": "omniform.transforms.quantize.compressed",
     "FineGrainedFP8Config": "omniform.transforms.quantize.fp8",
     "FbgemmFp8Config": "omniform.transforms.quantize.fp8",
     "Mxfp4Config": "omniform.transforms.quantize.mxfp4",

@@ -164,6 +164,7 @@ BUILT_IN: Mapping[str, str] = {
     "fp8": "fp8",
     "fbgemm_fp8": "fp8",
     "mxfp4": "mxfp4",
+    "compressed-tensors": "compressed",
 }
 """The methods that this library knows, to the module beside this one that registers them, imported when one is met."""
 

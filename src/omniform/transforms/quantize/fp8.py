@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Mapping, Sequence
 from functools import cache
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -173,7 +174,7 @@ def _of_headers(held: Mapping[str, Shaped], weight: str, stem: str, usual: Fp8, 
         return stem + name.removeprefix("weight_") if stem.endswith("_") else stem + name
 
     scales = next((name for name in SCALES if own(name) in held), None)
-    kind = _dtype(held[weight])
+    kind = dtype_of_header(held[weight])
     if scales is None:
         if kind in MOST:
             raise WeightsError(
@@ -194,14 +195,22 @@ def _of_headers(held: Mapping[str, Shaped], weight: str, stem: str, usual: Fp8, 
         block = (1, 0)
     static = next((name for name in ACTIVATIONS if own(name) in held), "")
     static_shape = tuple(held[own(static)].shape) if static else ()
-    dtype = _dtype(held[own(scales)])
+    dtype = dtype_of_header(held[own(scales)])
     return Fp8(kind, block, scales, dtype, shape if block == (0, 0) else (), static, static_shape)
 
 
-def _dtype(entry: object) -> torch.dtype:
-    dtype = getattr(entry, "dtype", None)
-    assert isinstance(dtype, torch.dtype), entry
-    return dtype
+@runtime_checkable
+class Typed(Protocol):
+    """What a header says of a tensor."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def dtype_of_header(entry: Shaped) -> torch.dtype:
+    """The dtype that a header says."""
+    assert isinstance(entry, Typed), entry
+    return entry.dtype
 
 
 @register_quantizer("fp8")
