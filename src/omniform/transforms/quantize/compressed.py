@@ -1,4 +1,4 @@
-"""Checkpoints of compressed-tensors, as LLM Compressor and vLLM's tools write them: read, computed, saved as they were."""
+"""Checkpoints of compressed-tensors, as LLM Compressor writes them: read, computed, saved as they were."""
 
 from __future__ import annotations
 
@@ -162,9 +162,7 @@ class CompressedTensorsQuantizer(FormatQuantizer):
             missing = "weight" if weight not in self._held else "weight_scale"
             raise WeightsError("a quantized layer lacks a tensor", where=name, expected=missing, found="no such tensor")
         shape = tuple(self._held[f"{name}.weight_scale"].shape)
-        kind, scale_dtype = (
-            dtype_of_header(self._held[f"{name}.{n}"]) for n in (weight.rpartition(".")[2], "weight_scale")
-        )
+        kind, scale_dtype = (dtype_of_header(self._held[key]) for key in (weight, f"{name}.weight_scale"))
         extra = tuple(
             (one, tuple(self._held[f"{name}.{one}"].shape), dtype_of_header(self._held[f"{name}.{one}"]))
             for one in ACTIVATIONS
@@ -178,7 +176,7 @@ class CompressedTensorsQuantizer(FormatQuantizer):
             return Fp8(kind, block, "weight_scale", scale_dtype, shared or (), static[0], static[1])
         if kind is not (torch.int32 if packed else torch.int8):
             raise WeightsError(
-                "codes of this kind are not read", where=weight, expected="int32 or int8", found=str(kind)
+                "codes of this kind are not read", where=weight, expected="int32, int8 or float8", found=str(kind)
             )
         bits = scheme.get("num_bits", 4 if packed else 8)
         if type(bits) is not int or bits not in (2, 4, 8):
