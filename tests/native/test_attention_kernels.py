@@ -428,7 +428,7 @@ def test_what_is_kept(dtype: torch.dtype) -> None:
     x[3] = 0.0
     whole, scales = torch.zeros(3, 9, 20).to(dtype), torch.zeros(3, 9) if dtype is torch.int8 else None
     slots = torch.tensor([8, 0, 3, 4, -1, 5])
-    FOUND.call("of_keep", ctypes.byref(state_of(whole, scales)), ctypes.byref(rows_of(x)), slots.data_ptr())
+    FOUND.call("of_keep", ctypes.byref(state_of(whole, scales, 20)), ctypes.byref(rows_of(x)), slots.data_ptr())
     for row, slot in enumerate(slots.tolist()):
         found = whole[:, slot].float()
         wanted = x[row].view(3, 20)
