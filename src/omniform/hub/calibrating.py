@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from omniform.core.errors import InputError, RepoError, brief
-from omniform.hub.auto_inputs import AutoTokenizer
 from omniform.hub.files import Source
 from omniform.transforms.quantize.quantizer import HfQuantizer
 
@@ -112,6 +111,8 @@ def _ids(row: object) -> list[int]:
 def _encoded(texts: list[str], asked: object, source: Source) -> list[list[int]]:
     reader = asked
     if asked is None or isinstance(asked, str | os.PathLike):
+        from omniform.hub.auto_inputs import AutoTokenizer  # all inputs, for those who calibrate
+
         reader = AutoTokenizer.from_pretrained(source.name if asked is None else asked)
     if not callable(reader):
         raise InputError("no tokenizer", where="GPTQConfig(tokenizer=)", found=brief(reader))

@@ -30,7 +30,6 @@ from omniform.core.own_config import PreTrainedConfig, is_own
 from omniform.hub import own
 from omniform.hub.adapter_folders import CONFIG as ADAPTER_CONFIG
 from omniform.hub.adapting import base_of, load_into
-from omniform.hub.calibrating import with_texts
 from omniform.hub.code.mode import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.fill import Loading
@@ -300,6 +299,8 @@ def open_checkpoint(
         options = replace(options, quantization_config=None, dequantize=options.dequantize or as_gguf.dequantize)
     quantizer = quantizer_of(config, options.quantization_config)
     if quantizer is not None:
+        from omniform.hub.calibrating import with_texts  # for those whose checkpoint is quantized
+
         with_texts(quantizer, source, config.raw, options.dtype)
         config = config.replace()  # the model's says how it is quantized; the caller's stays as it is
     config, kind = choose(config)
