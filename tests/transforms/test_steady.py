@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -96,6 +99,17 @@ def test_rows_alone_and_together_and_another_engine_between():
     finally:
         for engine in engines:
             engine.close()
+
+
+def test_an_engine_s_state_goes_with_it():
+    model = model_of("llama")
+    engine = Engine(model)
+    engine.generate([3, 1, 4], max_new_tokens=20)
+    state = weakref.ref(engine._state)
+    engine.close()
+    del engine
+    gc.collect()
+    assert state() is None
 
 
 class HooksAfterFive:

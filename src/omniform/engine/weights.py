@@ -22,18 +22,20 @@ class Weights:
         self._model = model
         self._prepacked = False
         self._watch = WeightWatch.of(model)
-        self._suit()
-        self.version = self._watch.version
+        with self._watch.lock:
+            self._suit()
+            self.version = self._watch.version
 
     def look(self) -> bool:
         """Look at them; whether they have changed since."""
-        version = self._watch.look()
-        if version == self.version:
-            return False
-        self.version, self._prepacked = version, False
-        forget(self._model)
-        self._suit()
-        return True
+        with self._watch.lock:
+            version = self._watch.look()
+            if version == self.version:
+                return False
+            self.version, self._prepacked = version, False
+            forget(self._model)
+            self._suit()
+            return True
 
     def _suit(self) -> None:
         """Have the layers computed as suits their matrices and dtypes now."""

@@ -62,22 +62,26 @@ class _Call:
     """What is alive until a call returns.
 
     Args:
-        x: rows of the batch, and tokens of each.
+        rows: of the batch.
+        tokens: of each.
         ctx: the step.
+
+    Attributes:
+        alive: what the library is given the addresses of; nothing of it knows the step's state.
     """
 
     def __init__(self, rows: int, tokens: int, ctx: StepContext) -> None:
         self.rows, self.tokens, self.ctx = rows, tokens, ctx
-        self._alive: list[object] = []
+        self.alive: list[object] = []
 
     def at(self, array: Array) -> int:
         """Where an array begins, which stays until then."""
-        self._alive.append(array)
+        self.alive.append(array)
         return array.ctypes.data
 
     def kept(self, x: Tensor) -> Tensor:
         """A tensor, which stays until then."""
-        self._alive.append(x)
+        self.alive.append(x)
         return x
 
     def array(self, kind: np.dtype[np.void], entries: Sequence[Struct]) -> int | None:
@@ -92,12 +96,12 @@ class _Call:
 
     def table(self, cos: Tensor, sin: Tensor) -> Struct:
         """A rotary table."""
-        self._alive += [cos, sin]
+        self.alive += [cos, sin]
         return cos.data_ptr(), sin.data_ptr(), cos.shape[1]
 
     def pair(self, k: Tensor, v: Tensor) -> tuple[Struct, Struct, int]:
         """Keys and values, Shape: [B, G, S, D] each, and how many slots apart their rows lie."""
-        self._alive += [k, v]
+        self.alive += [k, v]
         apart = _apart(k)
         assert apart == _apart(v), "keys and values of a layer are kept alike"
         return _state(k), _state(v), apart
@@ -188,7 +192,7 @@ class Runnable:
         if written and isinstance(ctx, PackedContext) and ctx.state is not None and self._can_go_on(ctx):
             rules = [(rule, s) for (rule, _), s in zip(p.steps.rules, seen, strict=True)]
             if can_go_on(ctx, rules):
-                self._steady[ctx.state] = Steady(step, call, ctx, rules, written, p.steps.tables)
+                self._steady[ctx.state] = Steady(step, call.alive, ctx, rules, written, p.steps.tables)
         return out.view(rows, -1, p.out.width)
 
     def _can_go_on(self, ctx: PackedContext) -> bool:

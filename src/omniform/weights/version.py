@@ -116,12 +116,14 @@ class WeightWatch:
 
     Attributes:
         version: rises with every change that was seen.
+        lock: whoever drops what was made of the weights because of a change holds it from looking until that is done,
+            or another would find the change known, and what was made of the old weights still there.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.version = 0
         self._model = ref(model)
-        self._lock = RLock()
+        self.lock = RLock()
         self._remember()
 
     @staticmethod
@@ -135,20 +137,20 @@ class WeightWatch:
 
     def look(self) -> int:
         """Look now; returns the version, raised if anything changed since the last look."""
-        with self._lock:
+        with self.lock:
             if not self._is_as_it_was():
                 self.raise_()
             return self.version
 
     def raise_(self) -> None:
         """Say that the weights have changed, where nobody could see it."""
-        with self._lock:
+        with self.lock:
             self.version += 1
             self._remember()
 
     def accept(self) -> None:
         """Take what the modules do now for unchanged, after an edit that changes no output and no tensor (prepack)."""
-        with self._lock:
+        with self.lock:
             self._facts = _facts(list(self._whole().modules()))
 
     def _remember(self) -> None:
