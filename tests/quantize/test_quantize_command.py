@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from checkpoints import tokenizer
 from omniform.cli.main import main
 from omniform.export.quality import quality, windows
+from omniform.export.quantizing import TARGETS
 from reference import omniform
 
 TEXTS = "the quick brown fox jumps over the lazy dog\n\nand then it sleeps, until the dog is gone again.\n"
@@ -68,6 +69,17 @@ def test_a_folder_and_what_it_costs(folder, tmp_path, capsys):
     assert found["agreement"] == pytest.approx(same / count)
     assert report["after"]["nbytes"] == (place / "model.safetensors").stat().st_size
     assert report["before"]["nbytes"] == (folder / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("to", [*TARGETS, "gguf:Q8_0"])
+def test_every_target_is_made_and_read(to, folder, tmp_path, capsys):
+    place = tmp_path / "made.gguf"
+    code, out, err = told(capsys, folder, "--to", to, "--save", place, "--data", folder.with_suffix(".txt"), "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert 0 < report["after"]["nbytes"] < report["before"]["nbytes"]
+    assert report["after"]["quality"]["divergence"] < (3.0 if to == "gptq-2" else 0.5)
+    assert omniform.AutoModelForCausalLM.from_pretrained(place).generate([[5, 6]], max_new_tokens=2).shape[1] == 4
 
 
 def test_the_page(folder, tmp_path, capsys):

@@ -307,8 +307,6 @@ class Engine:
         if lane is not None:
             request.lane, request.lanes = lane
         request.parts, request.legacy, request.company, request.feeder = parts, legacy, company, feeder
-        request.adapter = self.adapters.asked(parts)
-        request.parts, request.legacy, request.company = parts, legacy, company
         request.adapter = adapter
         request.hooks = hooks_of(parts, read, shared=lane is not None)
         request.notes = notes_of(request) if notes is None else notes

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 from torch import Tensor
 
@@ -31,24 +31,14 @@ TARGETS: Mapping[str, Mapping[str, object]] = {
     "llm-int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
     "fp8": {"quant_method": "fp8"},
     **{f"gptq-{bits}": {"quant_method": "gptq", "bits": bits} for bits in (2, 3, 4, 8)},
-    **{f"hqq-{bits}": {"quant_method": "hqq", "nbits": bits} for bits in (1, 2, 3, 4, 8)},
 }
 """What a checkpoint can become, to the settings of it; ``gguf:TYPE`` beside these."""
 
-GROUPS: Mapping[str, str] = {"native": "group_size", "gptq": "group_size", "hqq": "group_size"}
+GROUPS: Mapping[str, str] = {"native": "group_size", "gptq": "group_size"}
 """What a method calls the number of inputs that share a scale."""
 
 READ = 65536
 """Tokens of the texts at most that quality is told by."""
-
-
-@runtime_checkable
-class WritesGguf(Protocol):
-    """A model that can be written as a GGUF file."""
-
-    def save_gguf(self, path: str | os.PathLike[str], type: str, *, tokenizer: Tokenizer | None = None) -> None:
-        """Write it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +161,7 @@ def quantize(
             if reader is not None:
                 reader.save_pretrained(made)
         else:
-            if not isinstance(before, WritesGguf):
-                raise InputError("this model is written as no GGUF file", where="model", found=type(before).__name__)
-            before.save_gguf(made, kind, tokenizer=reader)
+            before.save_gguf(made, type=kind, tokenizer=reader)
         sizes = _size_of(model), _size(made)
         report = told(before, load_as_saved(made), reader, texts, (os.fspath(model), to), sizes)
         if where.is_dir() and not where.is_symlink():

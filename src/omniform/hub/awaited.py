@@ -52,18 +52,6 @@ class TorchAoConfig(Awaited):
     what = "quantizer of torchao"
 
 
-class Mxfp4Config(Awaited):
-    """Settings of weights in MXFP4."""
-
-    what = "quantizer to MXFP4"
-
-
-class FineGrainedFP8Config(Awaited):
-    """Settings of weights in FP8."""
-
-    what = "quantizer to FP8"
-
-
 class VisionTextDualEncoderModel(Awaited):
     """A model of pictures and one of texts, side by side."""
 
@@ -77,7 +65,7 @@ class VisionTextDualEncoderProcessor(Awaited):
 
 
 __all__ = [
-    "FineGrainedFP8Config", "HqqConfig", "Mxfp4Config",
+    "HqqConfig",
     "QuantoConfig", "TorchAoConfig", "VisionTextDualEncoderModel",
     "VisionTextDualEncoderProcessor",
 ]  # fmt: skip

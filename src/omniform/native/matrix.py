@@ -119,7 +119,7 @@ class BlockLayout:
     group: int
     scales: torch.dtype
     minima: bool
-    table: tuple[int, ...] | None
+    table: tuple[float, ...] | None
 
 
 Done = Callable[[Tensor], None]

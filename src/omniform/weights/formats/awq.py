@@ -16,10 +16,7 @@ from torch import Tensor
 from omniform.core.errors import ConfigError
 from omniform.native.matrix import Matrix
 from omniform.weights.formats.base import CodedFormat, Held, Part
-from omniform.weights.formats.codes import Codes
-
-SIGNED = tuple(float(n) for n in range(-8, 8))
-"""What codes mean where there are no zero points."""
+from omniform.weights.formats.codes import SIGNED, Codes
 
 SHUFFLED = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of its eight outputs each nibble of an int32 is, the lowest first."""

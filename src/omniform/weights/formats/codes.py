@@ -12,6 +12,9 @@ from torch import Tensor
 from omniform.core.errors import WeightsError
 from omniform.native.matrix import Matrix
 
+SIGNED = tuple(float(n) for n in range(-8, 8))
+"""The table of codes of four bits that are eight too many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Codes:
@@ -89,3 +92,30 @@ def along(of_groups: Tensor, group: int, ins: int) -> Tensor:
 def looked_up(codes: Tensor, codebook: Sequence[float]) -> Tensor:
     """What codes stand for; float32."""
     return torch.tensor(codebook, dtype=torch.float32, device=codes.device)[codes.long()]
+
+
+def order_of(group_K: Tensor, size: int) -> Tensor | None:
+    """The inputs, those of one group side by side; None where they lie so already. Shape: [K].
+
+    Args:
+        group_K: the group of each input.
+        size: inputs of a group; the last may have fewer.
+
+    Raises:
+        WeightsError: a group has another number of inputs, or is none.
+    """
+    told = group_K.long()
+    expected = torch.arange(len(told), device=told.device) // size
+    if torch.equal(told, expected):
+        return None
+    order = told.argsort(stable=True)
+    wrong = (told[order] != expected).nonzero()
+    if len(wrong):
+        group = int(expected[int(wrong[0])])
+        raise WeightsError(
+            f"g_idx does not part the inputs into {int(expected[-1]) + 1} groups",
+            where="g_idx",
+            expected=f"{int((expected == group).sum())} inputs in group {group}",
+            found=f"{int((told == group).sum())}, and groups from {int(told.min())} to {int(told.max())}",
+        )
+    return order

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from omniform.core.errors import ConfigError, WeightsError
 from omniform.weights.formats.base import CodedFormat, Held, Part
-from omniform.weights.formats.codes import Codes
+from omniform.weights.formats.codes import Codes, order_of
 from omniform.weights.formats.gptq import WORD, unpacked
 
 BITS = (2, 4, 8)
@@ -110,7 +110,7 @@ class Integers(CodedFormat):
                     expected=f"{-half} to {half - 1}",
                     found=f"{int(codes.min())} to {int(codes.max())}",
                 )
-        order = self._order(held, ins, size)
+        order = order_of(held["weight_g_idx"], size) if self.ordered else None
         if order is not None:
             codes = codes[:, order]
         scales = self.scaled.of(held, outs)
@@ -131,19 +131,3 @@ class Integers(CodedFormat):
         if self.scaled.shape is not None:
             return zeros.int().reshape(1, 1).expand(outs, 1)
         return unpacked(zeros, self.bits)[:outs] - half if self.packed else zeros.int()
-
-    def _order(self, held: Held, ins: int, size: int) -> Tensor | None:
-        """The inputs, those of one group side by side; None where they lie so already. Shape: [ins]."""
-        if not self.ordered:
-            return None
-        told = held["weight_g_idx"].long()
-        expected = torch.arange(ins) // size
-        if torch.equal(told, expected):
-            return None
-        order = told.argsort(stable=True)
-        if not torch.equal(told[order], expected):
-            counts = torch.bincount(told.clamp(min=0)).tolist()
-            raise WeightsError(
-                "weight_g_idx does not part the inputs into groups of one size", expected=str(size), found=str(counts)
-            )
-        return order

@@ -9,7 +9,6 @@ three words hold 32 of them, ten, the eleventh across words, ten, the twenty-sec
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from omniform.core.errors import ConfigError, WeightsError
 from omniform.weights.formats.base import CodedFormat, Held, Part
-from omniform.weights.formats.codes import Codes
+from omniform.weights.formats.codes import Codes, order_of
 
 WORD = 32
 BITS = (2, 3, 4, 8)
@@ -78,23 +77,7 @@ class Gptq(CodedFormat):
         said = held.get("g_idx")
         if said is None:
             return None
-        size = ins if self.group == -1 else self.group
-        told = said.long()
-        expected = torch.arange(ins, device=said.device) // size
-        if torch.equal(told, expected):
-            return None
-        order = told.argsort(stable=True)
-        wrong = (told[order] != expected).nonzero()
-        if len(wrong):
-            at = int(wrong[0])
-            group, found = int(expected[at]), int((told == expected[at]).sum())
-            raise WeightsError(
-                f"g_idx does not part the inputs into {self.groups(ins)} groups",
-                where="g_idx",
-                expected=f"{int((expected == group).sum())} inputs in group {group}",
-                found=f"{found}, and groups from {int(told.min())} to {int(told.max())}",
-            )
-        return order
+        return order_of(said, ins if self.group == -1 else self.group)
 
     def zeros(self, held: Held) -> Tensor:
         """The codes of nought. Shape: [groups, outs]; int32."""
@@ -112,10 +95,6 @@ class Gptq(CodedFormat):
         if order is not None:
             codes = codes[:, order]
         size = ins if self.group == -1 else self.group
-        if size < ins and 256 % size and size % 256:  # groups that the kernels have not are several that they have
-            step = math.gcd(size, 256)
-            scales, zeros = (x.repeat_interleave(size // step, 1)[:, : -(-ins // step)] for x in (scales, zeros))
-            size = step
         made = codes.to(torch.uint8) if self.bits < 8 else (codes - 128).to(torch.int8)
         if self.even:
             middle = 2 ** (self.bits - 1)

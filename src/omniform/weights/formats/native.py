@@ -10,10 +10,7 @@ from torch import Tensor
 
 from omniform.core.errors import ConfigError, WeightsError
 from omniform.weights.formats.base import CodedFormat, Held, Part
-from omniform.weights.formats.codes import Codes, along
-
-SIGNED = tuple(float(n) for n in range(-8, 8))
-"""What codes of four bits mean."""
+from omniform.weights.formats.codes import SIGNED, Codes, along
 
 
 @dataclass(frozen=True, slots=True)

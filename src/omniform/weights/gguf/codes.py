@@ -8,13 +8,13 @@ have become one, in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from omniform.core.errors import WeightsError
+from omniform.weights.formats.codes import SIGNED, Codes
 from omniform.weights.gguf.dequantize import (
     FP4,
     IQ4,
@@ -23,7 +23,6 @@ from omniform.weights.gguf.dequantize import (
     half,
     iq4_scales,
     k_scales,
-    looked_up,
     mx_scales,
     nibbles,
     q2_codes,
@@ -35,53 +34,8 @@ from omniform.weights.gguf.dequantize import (
 )
 from omniform.weights.gguf.types import BlockType
 
-SIGNED = tuple(range(-8, 8))
-"""The table of codes that are eight too many (Q4_0)."""
-
 THIRDS = tuple(range(-4, 12))
 """The table of codes that are four too many (Q3_K); the last eight are never used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Codes:
-    """A matrix in codes.
-
-    Attributes:
-        codes: Shape: [N, K]; uint8 from 0 to 15 for codes of four bits, else int8.
-        scales: Shape: [N, K / group]; float16 where a block's own are, else float32.
-        minima: likewise, added to every number of a group; None for none.
-        codebook: what codes of four bits stand for; None for themselves.
-        group: how many numbers share a scale.
-        bits: 4 or 8, what a code takes.
-    """
-
-    codes: Tensor
-    scales: Tensor
-    minima: Tensor | None
-    codebook: tuple[int, ...] | None
-    group: int
-    bits: int
-
-    def dequantized(self) -> Tensor:
-        """The numbers. Shape: [N, K]; float32."""
-        codes = self.codes.float()
-        if self.codebook is not None:
-            codes = looked_up(self.codes, self.codebook)
-        grouped = codes.view(*codes.shape[:-1], -1, self.group)
-        made = grouped * self.scales.float()[..., None]
-        return (made if self.minima is None else made + self.minima.float()[..., None]).flatten(-2)
-
-    def halved(self) -> Codes:
-        """The same with scales and minima in float16: a relative error of each of at most 2 ** -11.
-
-        Raises:
-            WeightsError: a scale or a minimum is finite and beyond float16.
-        """
-        scales, minima = self.scales.half(), None if self.minima is None else self.minima.half()
-        pairs = ((self.scales, scales), *([] if self.minima is None or minima is None else [(self.minima, minima)]))
-        if any(bool((made.isinf() & ~whole.isinf()).any()) for whole, made in pairs):
-            raise WeightsError("a scale is too large for float16", expected="at most 65504")
-        return Codes(self.codes, scales, minima, self.codebook, self.group, self.bits)
 
 
 def codes_of(raw: Tensor, kind: BlockType, where: str = "") -> Codes:

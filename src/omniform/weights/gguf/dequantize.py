@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import WeightsError
+from omniform.weights.formats.codes import looked_up
 from omniform.weights.gguf.types import READ, BlockType
 
 IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -165,11 +166,6 @@ def q6_scales(b: Tensor) -> Tensor:
 
 def _q6_k(b: Tensor) -> Tensor:
     return (q6_scales(b)[..., None] * (q6_codes(b).float() - 32)).view(-1, 256)
-
-
-def looked_up(codes: Tensor, table: tuple[int, ...]) -> Tensor:
-    """What codes stand for, as float32 of the same shape."""
-    return torch.tensor(table, dtype=torch.float32, device=codes.device)[codes.int()]
 
 
 def _iq4_nl(b: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from omniform.weights.formats.codes import looked_up
 from omniform.weights.gguf.bits import fields_packed, half_bytes, nibbles_packed
-from omniform.weights.gguf.dequantize import IQ4, looked_up
+from omniform.weights.gguf.dequantize import IQ4
 
 ROUNDS: Final = 2
 """How often a block's own scale is fitted anew."""
