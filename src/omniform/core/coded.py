@@ -24,7 +24,7 @@ from torch import Tensor
 from omniform.core.errors import InputError, brief, nearest
 
 Make = Callable[..., Tensor]
-"""``torch.empty`` or ``torch.zeros``."""
+"""As ``torch.empty`` or ``torch.zeros`` make a tensor."""
 
 
 class Coding(Protocol):

@@ -14,6 +14,7 @@ from omniform.core.coded import Coding, Floats
 from omniform.core.host import sent
 from omniform.core.packed import SlotRange
 from omniform.core.state import RowIndex, StateSpec
+from omniform.engine.reserved import reserved
 
 MEMORY = "memory"
 """The pool of what cross-attention reads."""
@@ -106,7 +107,7 @@ class Benches:
         bench = self._made.get(shape)
         if bench is None:
             # Memory of a CPU is taken when it is written to. What nobody reads must be numbers all the same.
-            made = torch.empty if self._device.type == "cpu" else torch.zeros
+            made = reserved if self._device.type == "cpu" else torch.zeros
             bench = self._made[shape] = made(*shape[1:], dtype=self._dtype, device=self._device)
         for first, stop in kept.mapping.held:
             some = [part[:, :, first:stop] for part in parts]
@@ -283,7 +284,7 @@ class PagedState:
             mapping, stored = self._mappings[pool], spec.stored_as(dtype)
             # Uninitialised memory costs nothing until a block is written; it may hold NaN, so no slot is ever read
             # that was not written. On an accelerator rows are filled up with slots that were not.
-            made = torch.empty if device.type == "cpu" else torch.zeros
+            made = reserved if device.type == "cpu" else torch.zeros
             if spec.kept == "row":
                 whole = made(blocks[pool], *spec.shapes[0], dtype=stored, device=device)
                 self._fixed[slot] = PagedFixed(whole, mapping)
