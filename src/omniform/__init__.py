@@ -137,6 +137,7 @@ _HOME: dict[str, str] = {
     "AwqConfig": "omniform.transforms.quantize.awq",
     "GgufConfig": "omniform.transforms.quantize.gguf",
     "GPTQConfig": "omniform.transforms.quantize.gptq",
+    "HqqConfig": "omniform.transforms.quantize.hqq",
     "BitsAndBytesConfig": "omniform.transforms.quantize.bitsandbytes_config",
     "NativeConfig": "omniform.transforms.quantize.native",
     "CompressedTensorsConfig": "omniform.transforms.quantize.compressed",

@@ -75,4 +75,4 @@ def same_tensors(one, other):
     assert first.keys() == second.keys(), first.keys() ^ second.keys()
     for key, tensor in first.items():
         assert tensor.dtype == second[key].dtype and tensor.shape == second[key].shape, key
-        assert torch.equal(tensor.view(torch.uint8), second[key].view(torch.uint8)), key
+        assert torch.equal(tensor.reshape(-1).view(torch.uint8), second[key].reshape(-1).view(torch.uint8)), key

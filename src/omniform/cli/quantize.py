@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         "--to",
         required=True,
         metavar="FORMAT",
-        help="int8, int4, nf4, fp4, llm-int8, fp8, gptq-4 (2, 3, 8), or gguf:Q4_K_M and the like",
+        help="int8, int4, nf4, fp4, llm-int8, fp8, gptq-4 (2, 3, 8), hqq-4 (2, 3, 8), or gguf:Q4_K_M and the like",
     )
     own.add_argument("--save", required=True, metavar="PLACE", help="the folder to write; of GGUF the file")
     own.add_argument("--data", metavar="FILE", help="texts, parted by empty lines, to learn from and to judge by")

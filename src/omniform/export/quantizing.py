@@ -31,10 +31,11 @@ TARGETS: Mapping[str, Mapping[str, object]] = {
     "llm-int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
     "fp8": {"quant_method": "fp8"},
     **{f"gptq-{bits}": {"quant_method": "gptq", "bits": bits} for bits in (2, 3, 4, 8)},
+    **{f"hqq-{bits}": {"quant_method": "hqq", "nbits": bits} for bits in (2, 3, 4, 8)},
 }
 """What a checkpoint can become, to the settings of it; ``gguf:TYPE`` beside these."""
 
-GROUPS: Mapping[str, str] = {"native": "group_size", "gptq": "group_size"}
+GROUPS: Mapping[str, str] = {"native": "group_size", "gptq": "group_size", "hqq": "group_size"}
 """What a method calls the number of inputs that share a scale."""
 
 READ = 65536

@@ -34,12 +34,6 @@ def _missing(kind: type[Awaited]) -> MissingPartError:
     return MissingPartError(f"omniform has no {kind.what} yet", where=kind.__name__)
 
 
-class HqqConfig(Awaited):
-    """Settings of HQQ."""
-
-    what = "quantizer by HQQ"
-
-
 class QuantoConfig(Awaited):
     """Settings of the quantizers of optimum-quanto."""
 
@@ -65,7 +59,6 @@ class VisionTextDualEncoderProcessor(Awaited):
 
 
 __all__ = [
-    "HqqConfig",
     "QuantoConfig", "TorchAoConfig", "VisionTextDualEncoderModel",
     "VisionTextDualEncoderProcessor",
 ]  # fmt: skip

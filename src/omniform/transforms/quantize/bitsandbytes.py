@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -14,13 +13,12 @@ from omniform.core.errors import ConfigError, WeightsError, brief
 from omniform.transforms.quantize.bitsandbytes_config import BitsAndBytesConfig
 from omniform.transforms.quantize.formats import FormatQuantizer
 from omniform.transforms.quantize.layers import QuantLinear
-from omniform.transforms.quantize.placing import Chosen, key_of, spellings, translated
+from omniform.transforms.quantize.placing import Chosen, fused_weight, key_of, spellings, translated
 from omniform.transforms.quantize.quantizer import register_quantizer, should_convert_module
 from omniform.weights.formats.base import Format
 from omniform.weights.formats.bitsandbytes import OF_SCALES, SIZES, FourBit, Table, state_of
 from omniform.weights.formats.llm_int8 import KeptWhole, LlmInt8
 from omniform.weights.keymap import KeyMap
-from omniform.weights.links import Transposed
 
 log = logging.getLogger("omniform")
 
@@ -144,7 +142,7 @@ class BitsAndBytesQuantizer(FormatQuantizer):
         """Layers of one fused matrix, which is quantized as the file has it."""
         if len(group) == 1 or isinstance(group[0].format, LlmInt8):
             return super().encoded_together(group)
-        whole = _fused(group)
+        whole = fused_weight(group, "llm_int8_skip_modules")
         made = group[0].format.encoded(whole)
         format = group[0].format.fitted(made)
         found: list[dict[str, Tensor]] = []
@@ -186,32 +184,6 @@ def _numel(shape: Sequence[int]) -> int:
     for size in shape:
         count *= size
     return count
-
-
-def _fused(group: Sequence[Chosen]) -> Tensor:
-    """The matrix that a file holds some layers in. Shape: [out, in].
-
-    Raises:
-        ConfigError: some of it is not quantized.
-    """
-    links = [
-        replace(one.place, theirs=tuple(view for view in one.place.theirs if not isinstance(view, Transposed)))
-        for one in group
-    ]
-    shapes = [link.shape(one.layer.weight.shape) for one, link in zip(group, links, strict=True)]
-    shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-    if _numel(shape) != sum(one.layer.weight.numel() for one in group):
-        raise ConfigError(
-            "a fused matrix is quantized as a whole, or not at all",
-            where=group[0].name,
-            expected=f"all of its {_numel(shape)} numbers",
-            found=f"{sum(one.layer.weight.numel() for one in group)} of them",
-            remedy="Name it, or none of its layers, in llm_int8_skip_modules.",
-        )
-    whole = torch.empty(shape, dtype=group[0].layer.weight.dtype)
-    for one, link in zip(group, links, strict=True):
-        link.of_theirs(whole).copy_(link.of_ours(one.layer.weight.detach()))
-    return whole
 
 
 def _check(path: str, layer: QuantLinear) -> None:

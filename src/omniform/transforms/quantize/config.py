@@ -163,6 +163,7 @@ BUILT_IN: Mapping[str, str] = {
     "awq": "awq",
     "fp8": "fp8",
     "fbgemm_fp8": "fp8",
+    "hqq": "hqq",
     "mxfp4": "mxfp4",
     "compressed-tensors": "compressed",
 }

@@ -64,7 +64,7 @@ class FormatQuantizer(HfQuantizer):
             dtype: of what is not quantized.
         """
         self._plain = keys
-        layers = chosen(model, keys, self.format_of, holds, prefixes)
+        layers = [self.settled(one) for one in chosen(model, keys, self.format_of, holds, prefixes)]
         stacks = chosen_stacks(model, keys, self.format_of, holds, prefixes)
         if not layers and not stacks and holds:
             method = self.quantization_config.quant_method
@@ -82,6 +82,7 @@ class FormatQuantizer(HfQuantizer):
         layers = [one for one in layers if one.path not in routers]  # what they choose is not what is nearly as good
         if skipped:
             tell_idle(skipped, [keys.places(p)[0].key for p, m in model.named_modules() if type(m) is nn.Linear])
+        layers = [self.settled(one) for one in layers]
         rules = KeyMap({})
         for group in _by_key(layers):
             made = self.encoded_together(group)
@@ -114,6 +115,10 @@ class FormatQuantizer(HfQuantizer):
                 new.fill(number, self.encoded(plain))
                 release(plain.layer.weight)
         return rules
+
+    def settled(self, one: Chosen) -> Chosen:
+        """A layer with what its place in the file says of its format."""
+        return one
 
     def encoded_together(self, group: Sequence[Chosen]) -> list[dict[str, Tensor]]:
         """The tensors of layers that are one matrix in a file (of a layer by itself mostly), of each its own."""

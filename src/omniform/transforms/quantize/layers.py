@@ -207,7 +207,9 @@ def matrix_of(layer: QuantLinear) -> Made | None:
 
 
 def spans_of(parts: Mapping[str, Part], outs: int, ins: int) -> list[tuple[int, int]]:
-    """Outputs that are taken at a time: the first, and one past the last."""
+    """Outputs that are taken at a time: the first, and one past the last; all where none lies by itself."""
+    if all(part.out is None for part in parts.values()):
+        return [(0, outs)]
     step = step_of(parts)
     size = max(step, AT_ONCE // ins // step * step)
     return [(first, min(first + size, outs)) for first in range(0, outs, size)]

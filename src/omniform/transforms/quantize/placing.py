@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from omniform.core.errors import ConfigError
 from omniform.transforms.quantize.layers import QuantLinear
@@ -176,6 +177,43 @@ def _views(views: Sequence[View], part: Part, key: str, where: str) -> tuple[Vie
         else:
             made.append(Rows(int(view.start // each), int(view.stop // each), axis + grouped))
     return tuple(made)
+
+
+def is_fused(place: Link) -> bool:
+    """Whether a layer is a part of a larger matrix in a file."""
+    return any(isinstance(view, Rows | Share | Groups) for view in place.theirs)
+
+
+def own_views(place: Link) -> Link:
+    """A place in a file that keeps its own order of axes."""
+    return replace(place, theirs=tuple(view for view in place.theirs if not isinstance(view, Transposed)))
+
+
+def fused_weight(group: Sequence[Chosen], skips: str) -> Tensor:
+    """The matrix that a file holds some layers in. Shape: [out, in].
+
+    Args:
+        skips: which setting names layers that are left out.
+
+    Raises:
+        ConfigError: some of it is not quantized.
+    """
+    links = [own_views(one.place) for one in group]
+    shapes = [link.shape(one.layer.weight.shape) for one, link in zip(group, links, strict=True)]
+    shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    given = sum(one.layer.weight.numel() for one in group)
+    if math.prod(shape) != given:
+        raise ConfigError(
+            "a fused matrix is quantized as a whole, or not at all",
+            where=group[0].name,
+            expected=f"all of its {math.prod(shape)} numbers",
+            found=f"{given} of them",
+            remedy=f"Name it, or none of its layers, in {skips}.",
+        )
+    whole = torch.empty(shape, dtype=group[0].layer.weight.dtype)
+    for one, link in zip(group, links, strict=True):
+        link.of_theirs(whole).copy_(link.of_ours(one.layer.weight.detach()))
+    return whole
 
 
 def spellings(name: str, prefixes: Sequence[str]) -> Iterator[str]:

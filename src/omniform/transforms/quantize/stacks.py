@@ -246,7 +246,7 @@ def _chosen(
     shares = _shares(links, experts)
     if shares is None:
         return None
-    layer = nn.Linear(ins, out // shares, bias=False, device="meta")
+    layer = nn.Linear(ins, out // shares, bias=False, device="meta", dtype=stack.weight.dtype)
     pieces: list[Piece] = []
     written: list[str] = []
     absent: frozenset[str] = frozenset()
