@@ -1,0 +1,94 @@
+"""``omniform serve``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omniform.core.errors import InputError
+
+if TYPE_CHECKING:
+    from omniform.cli.main import Parser
+    from omniform.serve.config import ModelSource
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    """The command's options."""
+    text = "Answer over HTTP, as OpenAI's API does, and with a page to chat on."
+    own = commands.add_parser("serve", help=text, description=text, allow_abbrev=False)
+    own.add_argument(
+        "models", nargs="*", metavar="MODEL", help="a folder or a Hub id, or NAME=FOLDER; the bundled one by default"
+    )
+    own.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
+    own.add_argument("--port", type=int, default=8000, help="(%(default)s); 0 for any that is free")
+    own.add_argument("--uds", metavar="FILE", help="listen at a unix socket instead")
+    own.add_argument("--tls-cert", metavar="FILE", help="a certificate: answer over HTTPS")
+    own.add_argument("--tls-key", metavar="FILE", help="its key")
+    own.add_argument("--dtype", default="auto", help="of the weights: bfloat16, int8, int4, auto ...")
+    own.add_argument("--memory", metavar="SIZE", help="of one model's engine: 4GB, or auto")
+    own.add_argument("--cache-dtype", metavar="DTYPE", help="how keys and values are kept: int8, int4 ...")
+    own.add_argument("--models-memory", metavar="SIZE", help="of the weights of all models that are loaded")
+    own.add_argument("--idle", type=float, metavar="SECONDS", help="unload a model that nobody asks for so long")
+    own.add_argument("--lazy", action="store_true", help="load no model before it is asked for")
+    own.add_argument(
+        "--adapter", action="append", default=[], metavar="MODEL:NAME=FOLDER", help="a low-rank adapter of a model"
+    )
+    own.add_argument("--api-keys", action="append", default=[], metavar="FILE", help="lines of NAME:KEY that may ask")
+    own.add_argument(
+        "--allow-url", action="append", default=[], metavar="PREFIX", help="addresses of pictures that may be fetched"
+    )
+    own.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages of others that may call")
+    own.add_argument("--log-prompts", action="store_true", help="write what clients ask into the log")
+    own.set_defaults(work=work, command=own)
+
+
+def work(given: argparse.Namespace) -> None:
+    """Serve until told to stop."""
+    from omniform.serve.config import ServeConfig
+    from omniform.serve.running import serve
+
+    config = ServeConfig(
+        models=tuple(_sources(given.models, given.adapter)),
+        dtype=given.dtype,
+        memory=given.memory,
+        cache_dtype=given.cache_dtype,
+        models_memory=given.models_memory,
+        idle_seconds=given.idle,
+        preload=not given.lazy,
+        allow_urls=tuple(given.allow_url),
+        cors=tuple(given.cors),
+        keys=tuple(given.api_keys),
+        log_prompts=given.log_prompts,
+    )
+    serve(config, host=given.host, port=given.port, uds=given.uds, tls_cert=given.tls_cert, tls_key=given.tls_key)
+
+
+def _sources(models: list[str], adapters: list[str]) -> list[ModelSource]:
+    """Models by name, with their adapters."""
+    from omniform.hub.bundled import bundled_checkpoint
+    from omniform.serve.config import ModelSource
+
+    sources = []
+    for one in models or [str(bundled_checkpoint())]:
+        name, equals, place = one.partition("=")
+        if not equals:
+            name, place = (Path(one).name if Path(one).exists() else one), one
+        sources.append(ModelSource(name=name, source=place, adapters=_adapters(name, adapters)))
+    known = {one.name for one in sources}
+    for text in adapters:
+        if text.partition("=")[0].rpartition(":")[0] not in known:
+            raise InputError(
+                "an adapter of no model that is served", where="--adapter", expected="MODEL:NAME=FOLDER", found=text
+            )
+    return sources
+
+
+def _adapters(model: str, told: list[str]) -> dict[str, str]:
+    found = {}
+    for text in told:
+        named, equals, place = text.partition("=")
+        base, _, name = named.rpartition(":")
+        if base == model and equals and name and place:
+            found[name] = place
+    return found

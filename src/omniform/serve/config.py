@@ -1,0 +1,102 @@
+"""What a server is told when it is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from omniform.core.errors import InputError
+from omniform.engine.memory import parse_memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much of anything one request may bring, and all of them together.
+
+    Attributes:
+        body_bytes: of a request, files included.
+        body_seconds: in which it must have come whole.
+        depth: of JSON.
+        messages: in a chat.
+        answers: that one request may ask for (``n``, or prompts of a list).
+        pixels: of all pictures of a request.
+        running: requests in the engine of a model at once; more wait.
+        waiting: requests that wait; more are refused.
+        seconds: that a request may take.
+        write_seconds: that a client may take to read a piece of a stream.
+    """
+
+    body_bytes: int = 64 << 20
+    body_seconds: float = 60.0
+    depth: int = 64
+    messages: int = 4096
+    answers: int = 128
+    pixels: int = 64 << 20
+    running: int = 256
+    waiting: int = 1024
+    seconds: float = 3600.0
+    write_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+                raise InputError("no such limit", where=name, expected="a number above 0", found=repr(value))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """A model by the name that clients call it by.
+
+    Attributes:
+        name: theirs.
+        source: a folder, a file or a Hub id.
+        adapters: folders or Hub ids of low-rank adapters by name; asked for as ``name:adapter``.
+    """
+
+    name: str
+    source: str
+    adapters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """A server's settings.
+
+    Attributes:
+        models: what it serves; the first answers where a request names none.
+        dtype: of their weights.
+        memory: of one model's engine: see :class:`~omniform.engine.engine.Engine`.
+        cache_dtype: how its state is kept.
+        models_memory: bytes that the weights of all loaded models may take together; None for what is free.
+        idle_seconds: after which a model that nobody asks is unloaded; None for never.
+        preload: whether the first model is loaded before the server says that it is ready.
+        limits: of requests.
+        allow_urls: beginnings of addresses that may be fetched for pictures and sounds; none by default.
+        cors: origins of pages that may call; none by default.
+        keys: files with API keys; with the environment's ``OMNIFORM_API_KEYS``. None at all: everybody may ask.
+        log_prompts: whether the log holds what clients write.
+    """
+
+    models: tuple[ModelSource, ...]
+    dtype: str = "auto"
+    memory: int | str | None = None
+    cache_dtype: str | None = None
+    models_memory: int | str | None = None
+    idle_seconds: float | None = None
+    preload: bool = True
+    limits: Limits = field(default_factory=Limits)
+    allow_urls: tuple[str, ...] = ()
+    cors: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    log_prompts: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise InputError("there is nothing to serve", where="models", expected="a model or more")
+        names = [one.name for one in self.models]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError("two models have one name", where="models", found=twice, remedy="Give names: NAME=FOLDER.")
+        if self.models_memory is not None:
+            parse_memory(self.models_memory)

@@ -1,0 +1,217 @@
+"""Requests, as OpenAI's clients write them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import ClientDisconnect
+
+from omniform.serve.errors import APIError
+
+Wire = TypeVar("Wire", bound="Asked")
+
+
+class Asked(BaseModel):
+    """A request's body. What it holds beyond these fields is let be, and named in a header of the answer."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: str | None = None
+
+    def ignored(self) -> list[str]:
+        """Fields that nobody here knows."""
+        return sorted(self.model_extra or ())
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells beside the answer."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = None
+
+
+Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+
+
+class Writing(Asked):
+    """How an answer is written: what chats and completions have in common.
+
+    ``top_k``, ``min_p``, ``repetition_penalty``, ``guide`` and ``priority`` are not OpenAI's.
+    """
+
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = 1
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    logit_bias: dict[str, Annotated[Number, Field(ge=-100, le=100)]] | None = None
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    user: str | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[Number, Field(gt=0)] | None = None
+    guide: object = None
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+
+
+class Function(BaseModel):
+    """A function that the model may call."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, object] | None = None
+    strict: bool | None = None
+
+
+class Tool(BaseModel):
+    """A tool: a function."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class Named(BaseModel):
+    """A function's name."""
+
+    name: str
+
+
+class ToolChoice(BaseModel):
+    """The function that is to be called."""
+
+    type: Literal["function"] = "function"
+    function: Named
+
+
+class Message(BaseModel):
+    """One message of a chat; its parts are read where they become the model's inputs."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[dict[str, object]] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, object]] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+
+
+class ChatRequest(Writing):
+    """``POST /v1/chat/completions``. Source: https://platform.openai.com/docs/api-reference/chat/create"""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = True
+    response_format: dict[str, object] | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, object] | None = None
+
+
+class CompletionRequest(Writing):
+    """``POST /v1/completions``. Source: https://platform.openai.com/docs/api-reference/completions/create"""
+
+    prompt: str | list[str] | list[int] | list[list[int]] = ""
+    max_tokens: Annotated[int, Field(ge=0)] | None = 16
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    echo: bool | None = False
+    suffix: str | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
+    response_format: dict[str, object] | None = None
+
+
+async def body_of(request: Request, limit: int) -> bytes:
+    """A request's body.
+
+    Raises:
+        APIError: it is larger than the limit, or the client went away.
+    """
+    told = request.headers.get("content-length", "")
+    pieces: list[bytes] = []
+    size = int(told) if told.isdigit() else 0
+    if size <= limit:
+        size = 0
+        try:
+            async for piece in request.stream():
+                size += len(piece)
+                if size > limit:
+                    break
+                pieces.append(piece)
+        except ClientDisconnect as error:
+            raise APIError(400, "the request did not come whole", code="incomplete_request") from error
+    if size > limit:
+        raise APIError(
+            413, f"the request is larger than {limit} bytes", code="request_too_large", headers={"Connection": "close"}
+        )
+    return b"".join(pieces)
+
+
+def reads(kind: type[Wire]) -> Callable[[Request], Awaitable[Wire]]:
+    """A dependency that reads a body of JSON.
+
+    Raises:
+        APIError: it is no JSON, too deep, too large, or not of this kind: the first thing wrong is named.
+    """
+
+    async def read(request: Request) -> Wire:
+        raw = await body_of(request, request.app.state.desk.config.limits.body_bytes)
+        depth = request.app.state.desk.config.limits.depth
+        if _too_deep(raw, depth):
+            raise APIError(400, f"the request is nested deeper than {depth} levels", code="invalid_json")
+        try:
+            return kind.model_validate_json(raw)
+        except ValidationError as error:
+            raise wrong(error) from None
+
+    return read
+
+
+def _too_deep(raw: bytes, depth: int) -> bool:
+    """Whether JSON nests deeper, without reading it: brackets in texts are not counted."""
+    if raw.count(b"[") + raw.count(b"{") <= depth:
+        return False
+    level, quoted, skip = 0, False, False
+    for byte in raw:
+        if quoted:
+            if skip:
+                skip = False
+            elif byte == 0x5C:
+                skip = True
+            elif byte == 0x22:
+                quoted = False
+        elif byte == 0x22:
+            quoted = True
+        elif byte in b"[{":
+            level += 1
+            if level > depth:
+                return True
+        elif byte in b"]}":
+            level -= 1
+    return False
+
+
+def wrong(error: ValidationError) -> APIError:
+    """What a client is told of a body that is not as it should be."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-")))
+    if first["type"] == "json_invalid":
+        return APIError(400, f"the request is no JSON: {first['msg']:.200}", code="invalid_json")
+    if first["type"] == "missing":
+        return APIError(400, f"{where}: this field is missing", param=where, code="missing_required_parameter")
+    return APIError(400, f"{where}: {first['msg']:.500}", param=where[:200], code="invalid_value")

@@ -1,0 +1,161 @@
+"""From what a client asks for to a request of the engine, and back to what the client reads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from starlette.requests import Request
+
+from omniform.architectures.model import Model
+from omniform.engine.calls import AnyPrompt, Reader
+from omniform.engine.handle import Handle
+from omniform.engine.request import Completion, TokenLogprob
+from omniform.engine.stop import Pieces
+from omniform.serve.desk import Desk, Use
+from omniform.serve.errors import APIError
+from omniform.serve.wire import Writing
+
+HIGHEST_SEED = 2**63 - 1
+
+
+def settings_of(asked: Writing, use: Use, longest: int | None) -> dict[str, object]:
+    """The engine's settings of what a client says of how to write.
+
+    OpenAI draws with a temperature of 1 where nothing else is said; here a checkpoint's own settings come first.
+
+    Args:
+        longest: tokens of the answer at most; None: as many as fit.
+    """
+    settings: dict[str, object] = {}
+    own = use.loaded.model.generation_config
+    temperature = asked.temperature
+    if temperature == 0 or (asked.top_p == 0 and temperature is None):
+        settings["do_sample"] = False
+    else:
+        settings["do_sample"] = True
+        if temperature is not None:
+            settings["temperature"] = temperature
+        if asked.top_p is not None:
+            settings["top_p"] = asked.top_p
+        if asked.top_k is not None:
+            settings["top_k"] = asked.top_k
+        elif getattr(own, "top_k", None) is None:
+            settings["top_k"] = 0
+    for name in ("min_p", "repetition_penalty", "guide"):
+        value = getattr(asked, name)
+        if value is not None:
+            settings[name] = value
+    if asked.stop:
+        settings["stop_strings"] = [asked.stop] if isinstance(asked.stop, str) else asked.stop
+    if asked.seed is not None:
+        settings["seed"] = asked.seed % HIGHEST_SEED
+    if asked.logit_bias:
+        settings["sequence_bias"] = [[[_token(name)], value] for name, value in asked.logit_bias.items()]
+    if longest is not None:
+        settings["max_new_tokens"] = longest
+    if use.adapter is not None:
+        settings["adapter"] = use.adapter
+    if asked.n not in (None, 1):
+        settings["num_return_sequences"] = asked.n
+    return settings
+
+
+def _token(name: str) -> int:
+    if not name.isdigit():
+        raise APIError(400, "logit_bias: its keys are token ids", param="logit_bias", code="invalid_value")
+    return int(name)
+
+
+@dataclass(slots=True)
+class Writer:
+    """What turns one answer's tokens into what a client reads.
+
+    Args:
+        reader: the model's.
+    """
+
+    reader: Reader
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The bytes of each token."""
+        return Pieces(self.reader)
+
+
+async def submitted(use: Use, prompt: AnyPrompt, settings: Mapping[str, object], priority: int) -> Handle:
+    """Hand a prompt to the engine; what takes long about it does not hold up others."""
+    return await asyncio.to_thread(lambda: use.loaded.writes().submit(prompt, priority=priority, **settings))
+
+
+@contextlib.asynccontextmanager
+async def attended(request: Request, handles: Sequence[Handle], desk: Desk) -> AsyncIterator[None]:
+    """While a block waits for answers, give them up if the client goes away or its time is over.
+
+    Raises:
+        TimeoutError: its time is over.
+    """
+    try:
+        async with asyncio.timeout(desk.config.limits.seconds):
+            yield
+    finally:
+        for handle in handles:
+            handle.cancel()
+
+
+async def whole(request: Request, handle: Handle) -> Completion:
+    """An answer when it is whole.
+
+    Raises:
+        APIError: the client went away; nobody will read this.
+    """
+    answer = asyncio.ensure_future(_result(handle))
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            handle.cancel()
+            raise APIError(499, "the client went away", code="client_closed_request")
+        return answer.result()
+    finally:
+        gone.cancel()
+        answer.cancel()
+
+
+async def _result(handle: Handle) -> Completion:
+    return await handle
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def usage(completion: Completion, reasoning: int = 0) -> dict[str, object]:
+    """What a request cost in tokens."""
+    written = sum(len(one.tokens) for one in completion.sequences)
+    return {
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": written,
+        "total_tokens": completion.prompt_tokens + written,
+        "prompt_tokens_details": {"cached_tokens": completion.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
+
+
+def logprob_of(pieces: Pieces, one: TokenLogprob, top: int) -> dict[str, object]:
+    """How likely a token was, as chats tell it."""
+
+    def told(token: int, logprob: float) -> dict[str, object]:
+        spelt = pieces[token]
+        return {"token": spelt.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(spelt)}
+
+    return {**told(one.token, one.logprob), "top_logprobs": [told(*other) for other in one.top[:top]]}
+
+
+def longest_of(model: Model) -> int | None:
+    """How many tokens a row of a model may have; None: no end is known."""
+    return getattr(model, "max_positions", None)
