@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from omniform import __version__
+from omniform.core.errors import OmniformError
 from omniform.serve.config import ServeConfig
 from omniform.serve.desk import Desk
 from omniform.serve.doors import chat, models
@@ -55,8 +56,8 @@ def create_app(config: ServeConfig, shelf: Shelf | None = None) -> FastAPI:
     app.state.desk = desk
     for router in DOORS:
         app.include_router(router)
-    app.add_exception_handler(Exception, _failed)
-    app.add_exception_handler(APIError, _failed)
+    for kind in (APIError, OmniformError, TimeoutError, MemoryError, Exception):
+        app.add_exception_handler(kind, _failed)
     app.add_exception_handler(HTTPException, _refused)
     return app
 

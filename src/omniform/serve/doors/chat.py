@@ -145,7 +145,13 @@ async def _begun(use: Use, desk: Desk, asked: ChatRequest) -> Answer:
         raise APIError(400, "this model has no chat template", param="messages", code="no_chat_template")
     batch = await asyncio.to_thread(
         lambda: reader.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **options
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            media_access=desk.media,
+            **options,
         )
     )
     assert isinstance(batch, Mapping)
