@@ -194,7 +194,7 @@ def test_plain_ones_when_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "said"),
     (
-        ({"format": "nvfp4-pack-quantized"}, "nvfp4-pack-quantized"),
+        ({"format": "sparse-bitmask"}, "sparse-bitmask"),
         ({"format": "marlin-24"}, "marlin-24"),
         ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse-24-bitmask"),
         ({"transform_config": {"config_groups": {"R1": {}}}}, "transform_config"),
@@ -207,6 +207,48 @@ def test_layouts_that_are_not_read(changed, said, tmp_path):
     )
     with pytest.raises(ConfigError, match=said):
         kind.from_pretrained(tmp_path / "made")
+
+
+def changed(**weights):
+    said = settings("pack-quantized", 4, 32, True)
+    said["config_groups"]["group_0"]["weights"] |= weights
+    return said
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    (
+        ({"strategy": "row"}, r"group_0\.weights\.strategy.*tensor, channel.*row"),
+        ({"type": "complex"}, r"weights\.type.*int, float.*complex"),
+        ({"num_bits": 0}, r"weights\.num_bits.*1 to 16.*0"),
+        ({"num_bits": "4"}, r"weights\.num_bits.*1 to 16.*'4'"),
+        ({"dynamic": "global"}, r"weights\.dynamic.*local.*global"),
+        ({"group_size": 0}, r"weights\.group_size.*above zero.*0"),
+        ({"group_size": None}, "contradict.*group_size above zero.*None"),
+        ({"strategy": "channel"}, "contradict.*no group_size.*32"),
+        ({"type": "float"}, r"layers\.\d\..*int of 1 to 8 bits.*float"),
+        ({"symmetric": False}, r"layers\.\d\..*symmetric: false.*no such tensor"),
+        ({"group_size": 16}, r"layers\.\d\..*weight_scale.*4, one for each 16 of 64 inputs.*2 scales"),
+        ({"num_bits": 3}, r"layers\.\d\..*weight_packed.*\[64, 6\].*\[64, 8\]"),
+    ),
+)  # fmt: skip
+def test_settings_that_contradict_each_other_or_the_file(weights, said, tmp_path):
+    kind = plain("llama", tmp_path / "plain")
+    rewritten(tmp_path / "plain", tmp_path / "made", changed(**weights), packed(4, 32, True))
+    with pytest.raises((ConfigError, WeightsError), match=f"(?s){said}"):
+        kind.from_pretrained(tmp_path / "made")
+
+
+def test_a_name_goes_before_an_expression_and_that_before_a_class():
+    groups = {
+        "a": {"targets": ["Linear"], "weights": {"num_bits": 2}},
+        "b": {"targets": ["re:.*up_proj"], "weights": {"num_bits": 3}},
+        "c": {"targets": [LAYER], "weights": {"num_bits": 4}},
+    }
+    found = omniform.CompressedTensorsConfig(groups, "pack-quantized", ignore=["lm_head", "re:.*gate"])
+    bits = {name: found.group_of(name)["weights"]["num_bits"] for name in (LAYER, "a.up_proj", "a.down_proj")}
+    assert bits == {LAYER: 4, "a.up_proj": 3, "a.down_proj": 2}
+    assert found.group_of("lm_head") is None and found.group_of("mlp.gate") is None
 
 
 LAYER = "model.layers.1.mlp.up_proj"

@@ -9,26 +9,41 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from omniform.core.errors import ConfigError, WeightsError, brief
+from omniform.core.errors import ConfigError, brief
+from omniform.transforms.quantize.compressed_layouts import layout_of
 from omniform.transforms.quantize.config import QuantizationConfigMixin, register_quantization_config
 from omniform.transforms.quantize.formats import FormatQuantizer
 from omniform.transforms.quantize.fp8 import dtype_of_header
+from omniform.transforms.quantize.layers import QuantLinear
 from omniform.transforms.quantize.placing import spellings
 from omniform.transforms.quantize.quantizer import register_quantizer
-from omniform.weights.formats.base import Format
-from omniform.weights.formats.compressed import Integers, Scaled
-from omniform.weights.formats.fp8 import MOST, Fp8
-from omniform.weights.keymap import KeyMap, Shaped
+from omniform.weights.formats.base import Format, Part
+from omniform.weights.keymap import KeyMap, Rule, Shaped
 
 log = logging.getLogger("omniform")
 
-READ = ("dense", "pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "mixed-precision")
+READ = (
+    "dense",
+    "pack-quantized",
+    "int-quantized",
+    "naive-quantized",
+    "float-quantized",
+    "nvfp4-pack-quantized",
+    "mxfp4-pack-quantized",
+    "mxfp6-pack-quantized",
+    "mxfp8-quantized",
+    "mixed-precision",
+)
 """The layouts that are read."""
 
-ACTIVATIONS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point", "input_global_scale")
-"""Of a layer's activations: kept, and not used."""
+STRATEGIES = ("tensor", "channel", "group", "block", "token", "tensor_group", "attn_head")
+"""Which numbers of a tensor share a scale."""
 
-Scheme = Mapping[str, object]
+CLASSES = ("Linear", "Module")
+"""What a target may call the class of a layer."""
+
+OF_ATTENTION = tuple(f"{part}_{what}" for part in "qkv" for what in ("scale", "zero_point"))
+"""What an attention holds for keys and values in few bits: kept, and not used."""
 
 
 @register_quantization_config("compressed-tensors")
@@ -85,6 +100,11 @@ class CompressedTensorsConfig(QuantizationConfigMixin):
         for where, given in (("format", format), *self._formats()):
             if given not in READ:
                 _refuse(where, given, ", ".join(READ))
+        for name, group in self.config_groups.items():
+            for part in ("weights", "input_activations", "output_activations"):
+                scheme = group.get(part) if isinstance(group, Mapping) else None
+                if scheme is not None:
+                    _check(f"config_groups.{name}.{part}", scheme)
 
     def _formats(self) -> Iterator[tuple[str, object]]:
         for name, group in self.config_groups.items():
@@ -94,17 +114,68 @@ class CompressedTensorsConfig(QuantizationConfigMixin):
     def get_loading_attributes(self) -> dict[str, object]:
         return {"dequantize": self.dequantize, "use_optimized_inference": self.use_optimized_inference}
 
-    def scheme_of(self, name: str) -> Scheme | None:
-        """How the weights of a layer are quantized; None where no group names it, or they are left alone."""
+    def group_of(self, name: str) -> Mapping[str, object] | None:
+        """The group that a layer belongs to: that of its name, else of an expression, else of its class.
+
+        None where no group names it, or it is left alone.
+        """
         if any(_names(target, name) for target in self.ignore or ()):
             return None
+        found: dict[str, Mapping[str, object]] = {}
         for group in self.config_groups.values():
-            if not isinstance(group, Mapping):
-                continue
-            if any(target == "Linear" or _names(str(target), name) for target in group.get("targets", ())):
-                weights = group.get("weights")
-                return weights if isinstance(weights, Mapping) else None
-        return None
+            if isinstance(group, Mapping):
+                found |= {str(target): group for target in group.get("targets", ())}
+        named = sorted((one for one in found if _names(one, name)), key=lambda one: (one.startswith("re:"), one))
+        known = next((one for one in (*named, *CLASSES) if one in found), None)
+        return None if known is None else found[known]
+
+
+def _check(where: str, scheme: object) -> None:
+    """What settings say of one kind of tensors must be such numbers as there are.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if not isinstance(scheme, Mapping):
+        raise ConfigError("no settings of numbers", where=where, expected="num_bits, type...", found=brief(scheme))
+    known: Mapping[str, Sequence[object]] = {
+        "type": ("int", "float"),
+        "strategy": (None, *STRATEGIES),
+        "num_bits": range(1, 17),
+        "symmetric": (True, False),
+        "dynamic": (True, False, "local"),
+    }
+    for name, values in known.items():
+        found = scheme.get(name, values[0])
+        found = found.lower() if isinstance(found, str) else found
+        if isinstance(found, Mapping | list) or found not in values:
+            expected = "1 to 16" if name == "num_bits" else ", ".join(str(one) for one in values if one is not None)
+            raise ConfigError(
+                "no such setting of compressed-tensors",
+                where=f"{where}.{name}",
+                expected=expected,
+                found=brief(scheme[name]),
+            )
+    size = scheme.get("group_size")
+    if size is not None and (type(size) is not int or size < -1 or size == 0):
+        raise ConfigError(
+            "no such groups", where=f"{where}.group_size", expected="-1, or a number above zero", found=brief(size)
+        )
+    grouped = scheme.get("strategy") in ("group", "tensor_group")
+    if grouped and (size is None or size < 1):
+        raise ConfigError(
+            "the settings contradict each other",
+            where=where,
+            expected=f"a group_size above zero for strategy {brief(scheme['strategy'])}",
+            found=brief(size),
+        )
+    if size is not None and size > 0 and scheme.get("strategy") is not None and not grouped:
+        raise ConfigError(
+            "the settings contradict each other",
+            where=where,
+            expected=f"no group_size for strategy {brief(scheme['strategy'])}",
+            found=brief(size),
+        )
 
 
 def _refuse(where: str, found: object, expected: str) -> None:
@@ -141,77 +212,43 @@ class CompressedTensorsQuantizer(FormatQuantizer):
             log.warning("activations stay floats here, where the checkpoint's settings would quantize them too")
         if settings.kv_cache_scheme:
             log.warning("keys and values are kept as the engine's cache_dtype says, not as kv_cache_scheme does")
-        return super().keeping(model, keys, holds, prefixes, dtype)
+        made = super().keeping(model, keys, holds, prefixes, dtype)
+        return made | beside_attention(model, made, self._held)
 
     @property
     def wants_plain(self) -> bool:
         return self.quantization_config.dequantize
 
     def format_of(self, name: str, layer: nn.Linear) -> Format | None:
+        settings = self.quantization_config
         for one in spellings(name, self._prefixes):
-            if f"{one}.weight_packed" in self._held or f"{one}.weight_scale" in self._held:
-                scheme = self.quantization_config.scheme_of(one) or self.quantization_config.scheme_of(name)
-                return self._as_held(one, scheme or {}, layer.in_features)
+            if any(f"{one}.{own}" in self._held for own in ("weight_packed", "weight_scale")):
+                group = settings.group_of(one) or settings.group_of(name) or {}
+                weights = group.get("weights")
+                scheme = weights if isinstance(weights, Mapping) else {}
+                return layout_of(self._held, one, scheme, layer.out_features, layer.in_features)
         return None
 
-    def _as_held(self, name: str, scheme: Scheme, ins: int) -> Format:
-        """How the headers say that a layer lies."""
-        packed = f"{name}.weight_packed" in self._held
-        weight = f"{name}.weight_packed" if packed else f"{name}.weight"
-        if weight not in self._held or f"{name}.weight_scale" not in self._held:
-            missing = "weight" if weight not in self._held else "weight_scale"
-            raise WeightsError("a quantized layer lacks a tensor", where=name, expected=missing, found="no such tensor")
-        shape = tuple(self._held[f"{name}.weight_scale"].shape)
-        kind, scale_dtype = (dtype_of_header(self._held[key]) for key in (weight, f"{name}.weight_scale"))
-        extra = tuple(
-            (one, tuple(self._held[f"{name}.{one}"].shape), dtype_of_header(self._held[f"{name}.{one}"]))
-            for one in ACTIVATIONS
-            if f"{name}.{one}" in self._held
-        )
-        shared = shape if len(shape) < 2 and shape in ((), (1,)) else None
-        group = -1 if shared is not None or shape[1] == 1 else _group(name, scheme, shape[1], ins)
-        if kind in MOST:
-            static = next((one for one in extra if one[0] == "input_scale"), ("", (), None))
-            block = (0, 0) if shared is not None else _block(scheme, group)
-            return Fp8(kind, block, "weight_scale", scale_dtype, shared or (), static[0], static[1])
-        if kind is not (torch.int32 if packed else torch.int8):
-            raise WeightsError(
-                "codes of this kind are not read", where=weight, expected="int32, int8 or float8", found=str(kind)
-            )
-        bits = scheme.get("num_bits", 4 if packed else 8)
-        if type(bits) is not int or bits not in (2, 4, 8):
-            raise ConfigError("no such whole numbers", where=name, expected="2, 4 or 8 bits", found=brief(bits))
-        scaled = Scaled(group, shared, scale_dtype, f"{name}.weight_zero_point" in self._held)
-        return Integers(bits, packed, scaled, f"{name}.weight_g_idx" in self._held, extra)
 
+def beside_attention(model: nn.Module, keys: KeyMap, held: Mapping[str, Shaped]) -> KeyMap:
+    """Keep what attentions hold for keys and values of few bits, so that it is saved as it was; where it lives.
 
-def _group(name: str, scheme: Scheme, groups: int, ins: int) -> int:
-    """Inputs that share a scale."""
-    said = scheme.get("group_size")
-    if type(said) is int and said > 0 and -(-ins // said) == groups:
-        return said
-    structure = _structure(scheme)
-    if structure is not None and -(-ins // structure[1]) == groups:
-        return structure[1]
-    if ins % groups:
-        expected = f"{ins} inputs in groups of {said}" if said else f"a divisor of {ins}"
-        raise WeightsError("scales do not fit the inputs", where=f"{name}.weight_scale", expected=expected,
-                           found=f"{groups} groups")  # fmt: skip
-    return ins // groups
+    The quantized layers of an attention hold it, whose tensors keep the dtypes of the file.
 
-
-def _structure(scheme: Scheme) -> tuple[int, int] | None:
-    """Outputs and inputs of a block, where the scheme says so: ``[128, 128]`` or ``"128x128"``."""
-    said = scheme.get("block_structure")
-    numbers = re.findall(r"\d+", said) if isinstance(said, str) else said
-    if isinstance(numbers, list | tuple) and len(numbers) == 2:
-        return int(numbers[0]), int(numbers[1])
-    return None
-
-
-def _block(scheme: Scheme, group: int) -> tuple[int, int]:
-    """Outputs and inputs that share a scale."""
-    structure = _structure(scheme)
-    if structure is not None and scheme.get("strategy") == "block":
-        return structure
-    return 1, max(0, group)
+    Args:
+        keys: where the quantized model's tensors live.
+        held: the checkpoint's headers.
+    """
+    layers: dict[str, tuple[str, QuantLinear]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, QuantLinear):
+            link = keys.places(f"{path}.{next(iter(module.parts))}")[0]
+            layers.setdefault(link.key.rpartition(".")[0].rpartition(".")[0], (path, module))
+    rules: dict[str, Rule] = {}
+    for key, entry in held.items():
+        parent, _, name = key.rpartition(".")
+        if name in OF_ATTENTION and parent in layers:
+            path, module = layers[parent]
+            module.keep(name, Part(tuple(entry.shape), dtype_of_header(entry)))
+            rules[f"{path}.{name}"] = key
+    return KeyMap(rules)

@@ -117,7 +117,7 @@ SCALES = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
 """What files call the scales of a matrix."""
 
 ACTIVATIONS = ("activation_scale", "input_scale", "qscale_act")
-"""What they call the activations' scale."""
+"""What they call the activations' scales, which are kept and not used."""
 
 
 class EightBits(FormatQuantizer):
@@ -193,10 +193,10 @@ def _of_headers(held: Mapping[str, Shaped], weight: str, stem: str, usual: Fp8, 
         block = (0, 0)
     elif shape == (outs, 1) and block in ((0, 0), (1, 0)):
         block = (1, 0)
-    static = next((name for name in ACTIVATIONS if own(name) in held), "")
-    static_shape = tuple(held[own(static)].shape) if static else ()
+    beside = ((name, held[own(name)]) for name in ACTIVATIONS if own(name) in held)
+    extra = tuple((name, tuple(entry.shape), dtype_of_header(entry)) for name, entry in beside)
     dtype = dtype_of_header(held[own(scales)])
-    return Fp8(kind, block, scales, dtype, shape if block == (0, 0) else (), static, static_shape)
+    return Fp8(kind, block, scales, dtype, shape if block == (0, 0) else (), extra)
 
 
 @runtime_checkable

@@ -113,6 +113,11 @@ class QuantLinear(nn.Linear):
                 raise WeightsError(f"{name} does not fit", expected=str(list(part.shape)), found=str(found))
             self._buffers[name] = given
 
+    def keep(self, name: str, part: Part) -> None:
+        """Hold one more tensor, which a file has beside the matrix and nothing here computes with."""
+        self.parts[name] = part
+        self.register_buffer(name, torch.empty(part.shape, dtype=part.dtype))
+
     def numbers(self) -> dict[str, int]:
         """How many numbers its tensors stand for, all told with the first of them."""
         return dict.fromkeys(self.parts, 0) | {next(iter(self.parts)): self.in_features * self.out_features}

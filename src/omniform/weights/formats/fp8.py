@@ -7,7 +7,7 @@ The numbers are OCP's (https://arxiv.org/abs/2209.05433): ``e4m3fn`` or ``e5m2``
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,15 @@ from omniform.weights.formats.base import Format, Held, Part
 
 MOST = {torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
 """The largest number of each kind of floats."""
+
+Extra = tuple[str, tuple[int, ...], torch.dtype]
+"""A tensor that a file holds beside a matrix's own: what it is called, its shape and dtype."""
+
+
+def spare(extra: Sequence[Extra]) -> dict[str, Part]:
+    """The parts of what a file holds beside a matrix's own: of activations, or of keys and values."""
+    return {name: Part(shape, dtype, optional=True) for name, shape, dtype in extra}
+
 
 GROUPS = (256, 128, 64, 32, 16, 8)
 """Inputs that kernels have a scale for."""
@@ -34,8 +43,7 @@ class Fp8(Format):
         scales: what a file calls the scales.
         scale_dtype: float32, bfloat16 or float16; ``torch.float8_e8m0fnu`` or uint8 for powers of two.
         shape: of one scale for all; of others the blocks tell.
-        static: what a file calls the activations' scale, which is kept and not used: activations stay floats here.
-        static_shape: its shape.
+        extra: further tensors, which are kept; see :func:`spare`.
     """
 
     dtype: torch.dtype = torch.float8_e4m3fn
@@ -43,8 +51,7 @@ class Fp8(Format):
     scales: str = "weight_scale_inv"
     scale_dtype: torch.dtype = torch.float32
     shape: tuple[int, ...] = ()
-    static: str = ""
-    static_shape: tuple[int, ...] = ()
+    extra: tuple[Extra, ...] = ()
 
     @property
     def name(self) -> str:
@@ -68,9 +75,7 @@ class Fp8(Format):
                 key=self.scales,
             )
         found = {"scales": scales, "codes": Part((outs, ins), self.dtype, (0, 1), (1, 1), key="weight")}
-        if self.static:
-            found["activation"] = Part(self.static_shape, torch.float32, optional=True, key=self.static)
-        return found
+        return found | spare(self.extra)
 
     def numbers(self, held: Held, outs: int, ins: int) -> Tensor:
         codes = self._codes(held)

@@ -174,8 +174,8 @@ def rounded(x: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
 
 def unpacked(words: Tensor, bits: int) -> Tensor:
     """Codes of words along the first axis. Shape: [words, N] to [words * 32 / bits, N]; int32."""
-    if bits == 3:
-        return _three(words.int())
+    if WORD % bits:
+        return _across(words.int(), bits)
     shifts = torch.arange(0, WORD, bits, dtype=torch.int32, device=words.device)
     return (words.int()[:, None] >> shifts[:, None]).bitwise_and_(2**bits - 1).flatten(0, 1)
 
@@ -194,14 +194,14 @@ def packed(codes: Tensor, bits: int) -> Tensor:
     return torch.where(made >= 2**31, made - 2**32, made).to(torch.int32)
 
 
-def _three(words: Tensor) -> Tensor:
-    """Codes of three bits, of which 32 take three words."""
-    every = words.unflatten(0, (-1, 3))  # type: ignore[no-untyped-call]
+def _across(words: Tensor, bits: int) -> Tensor:
+    """Codes of which some lie in two words: as many words as a code has bits hold 32."""
+    every = words.unflatten(0, (-1, bits))  # type: ignore[no-untyped-call]
     made = torch.empty(every.shape[0], WORD, words.shape[1], dtype=torch.int32, device=words.device)
     for n in range(WORD):
-        word, shift = divmod(n * 3, WORD)
+        word, shift = divmod(n * bits, WORD)
         code = every[:, word] >> shift
-        if shift > WORD - 3:  # the sign of the first word must not be in it
+        if shift > WORD - bits:  # the sign of the first word must not be in it
             code = (code & (2 ** (WORD - shift) - 1)) | (every[:, word + 1] << (WORD - shift))
-        made[:, n] = code & 7
+        made[:, n] = code & (2**bits - 1)
     return made.flatten(0, 1)

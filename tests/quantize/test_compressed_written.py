@@ -1,0 +1,84 @@
+"""Checkpoints that compressed-tensors itself wrote (make_compressed.py), beside what that package reads from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from quantize_checkpoints import same_tensors
+
+from omniform.transforms.quantize.layers import QuantLinear
+from omniform.transforms.quantize.stacks import QuantStack
+from reference import omniform
+
+FOLDER = Path(__file__).parent / "data" / "compressed"
+CASES = sorted(path.name for path in FOLDER.iterdir())
+IDS = torch.tensor([[1, 5, 9, 2, 14, 3, 7]])
+
+
+def told(name):
+    return json.loads((FOLDER / name / "oracle.json").read_text())
+
+
+def weights_of(model):
+    """The numbers of every quantized layer, by the name of its module in the checkpoint."""
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, QuantLinear):
+            found[path] = module.weight
+        elif isinstance(module, QuantStack):
+            parent, own = path.rsplit(".", 1)
+            for expert in range(module.shape[0]):
+                numbers = module.numbers_of(expert).chunk(module.shares)
+                names = ("gate_proj", "up_proj") if module.shares == 2 else (own,)
+                found |= {f"{parent}.{expert}.{n}": x for n, x in zip(names, numbers, strict=True)}
+    return found
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits[0].float()
+
+
+def rounded(model, layers):
+    """A plain model whose quantized weights are rounded to the dtype in which the package decompresses them."""
+    (dtype,) = {one["dtype"] for one in layers.values()}
+    paths = [path for path, module in model.named_modules() if isinstance(module, QuantLinear | QuantStack)]
+    model = model.dequantize(torch.float32).float()
+    with torch.no_grad():
+        for path in paths:
+            weight = model.get_submodule(path).weight
+            weight.copy_(weight.to(getattr(torch, dtype)))
+    return model
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_are_the_packages(name, tmp_path):
+    oracle = told(name)
+    model = omniform.AutoModelForCausalLM.from_pretrained(FOLDER / name)
+    found = weights_of(model)
+    assert found.keys() == oracle["layers"].keys()
+    for layer, expected in oracle["layers"].items():
+        numbers = found[layer].to(getattr(torch, expected["dtype"])) + 0.0
+        assert numbers.flatten()[:6].float().tolist() == expected["first"], layer
+        raw = numbers.contiguous().view(torch.uint8).numpy().tobytes()
+        assert hashlib.sha256(raw).hexdigest() == expected["sha256"], layer
+    model.save_pretrained(tmp_path)
+    same_tensors(FOLDER / name, tmp_path)
+    said, saved = (
+        json.loads((f / "config.json").read_text())["quantization_config"] for f in (FOLDER / name, tmp_path)
+    )
+    assert {key: saved[key] for key in said} == said
+    plain = torch.tensor(oracle["plain"])
+    assert (logits(rounded(model, oracle["layers"])) - plain).abs().max() <= 1e-4 * plain.abs().max()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_packed_ones_answer_as_their_numbers_do(name):
+    model = omniform.AutoModelForCausalLM.from_pretrained(FOLDER / name, dtype=torch.float32)
+    packed = logits(model)
+    expected = logits(model.dequantize())
+    assert (packed - expected).abs().max() <= 4e-3 * expected.abs().max()
