@@ -141,6 +141,7 @@ _HOME: dict[str, str] = {
     "BitsAndBytesConfig": "omniform.transforms.quantize.bitsandbytes_config",
     "NativeConfig": "omniform.transforms.quantize.native",
     "CompressedTensorsConfig": "omniform.transforms.quantize.compressed",
+    "ModelOptConfig": "omniform.transforms.quantize.modelopt",
     "FineGrainedFP8Config": "omniform.transforms.quantize.fp8",
     "FbgemmFp8Config": "omniform.transforms.quantize.fp8",
     "Mxfp4Config": "omniform.transforms.quantize.mxfp4",

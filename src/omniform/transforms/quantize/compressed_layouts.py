@@ -45,7 +45,7 @@ def layout_of(held: Held, name: str, scheme: Scheme, outs: int, ins: int) -> For
             missing = key.removeprefix(f"{name}.")
             raise WeightsError("a quantized layer lacks a tensor", where=name, expected=missing, found="no such tensor")
     kind, scale = dtype_of_header(held[weight]), dtype_of_header(held[f"{name}.weight_scale"])
-    extra = _extra(held, name)
+    extra = beside_of(held, name)
     shape = tuple(held[f"{name}.weight_scale"].shape)
     shared = shape if shape in ((), (1,)) else None
     group = -1 if shared is not None else _group(name, scheme, shape, ins)
@@ -75,7 +75,8 @@ def layout_of(held: Held, name: str, scheme: Scheme, outs: int, ins: int) -> For
     return Integers(bits, packed, scaled, f"{name}.weight_g_idx" in held, extra)
 
 
-def _extra(held: Held, name: str) -> tuple[Extra, ...]:
+def beside_of(held: Held, name: str) -> tuple[Extra, ...]:
+    """What a layer holds of activations, keys and values."""
     found = ((one, held.get(f"{name}.{one}")) for one in BESIDE)
     return tuple((one, tuple(x.shape), dtype_of_header(x)) for one, x in found if x is not None)
 

@@ -166,6 +166,7 @@ BUILT_IN: Mapping[str, str] = {
     "hqq": "hqq",
     "mxfp4": "mxfp4",
     "compressed-tensors": "compressed",
+    "modelopt": "modelopt",
 }
 """The methods that this library knows, to the module beside this one that registers them, imported when one is met."""
 
