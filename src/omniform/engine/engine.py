@@ -47,6 +47,7 @@ from omniform.engine.stats import Stats
 from omniform.engine.stop import stop_strings
 from omniform.engine.strategies import strategy_of
 from omniform.engine.telling import told
+from omniform.engine.text import Decodes
 from omniform.engine.weights import Weights
 from omniform.engine.worker import Worker
 from omniform.engine.writer import Writer, is_late
@@ -186,12 +187,16 @@ class Engine:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def submit(self, prompt: AnyPrompt, *, priority: int = 0, **settings: object) -> Handle:
+    def submit(
+        self, prompt: AnyPrompt, *, priority: int = 0, reader: Decodes | None = None, **settings: object
+    ) -> Handle:
         """Ask for an answer and return at once; a thread in the background works as long as there is work.
 
         Args:
             prompt: a text; token ids; a processor's batch of one row; or a chat, a list of messages.
             priority: the higher, the sooner.
+            reader: makes the text of the answer's pieces as they come; the engine's processor by default, which
+                leaves special tokens out.
             settings: as for :func:`omniform.engine.generate.generate`, and ``logprobs=n``.
 
         Raises:
@@ -201,7 +206,7 @@ class Engine:
         call = read_call(self.model, self.processor, prompt, settings)
         requests: list[Request] = []
         stops = stop_strings(call.settings(1).stop_strings, self.processor)
-        handle = Handle(lambda: self.cancel(requests), self.processor, stops)
+        handle = Handle(lambda: self.cancel(requests), self.processor if reader is None else reader, stops)
         requests.append(
             self.enqueue(
                 call.prompt, call.settings, handle, priority=priority, tokenizer=self.processor, parts=call.parts

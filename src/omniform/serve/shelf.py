@@ -7,7 +7,7 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -20,8 +20,11 @@ from omniform.engine.memory import available, parse_memory
 from omniform.hub.auto_inputs import AutoProcessor
 from omniform.hub.checkpoint import load_as_saved
 from omniform.hub.plan import plan
+from omniform.inputs.replies.detect import format_of
+from omniform.inputs.replies.format import PLAIN, ReplyFormat
 from omniform.serve.config import ModelSource, ServeConfig
 from omniform.serve.errors import APIError
+from omniform.serve.showing import tokenizer_of
 
 log = logging.getLogger("omniform.serve")
 
@@ -36,6 +39,7 @@ class Loaded:
         reader: its processor or tokenizer.
         engine: writes with it; None where it does not write.
         nbytes: of its weights.
+        form: how its answers are written.
         users: requests that compute with it.
         used: when the last one came, in seconds of ``time.monotonic``.
     """
@@ -45,6 +49,7 @@ class Loaded:
     reader: Reader
     engine: Engine | None
     nbytes: int
+    form: ReplyFormat = PLAIN
     users: int = 0
     used: float = field(default_factory=time.monotonic)
 
@@ -224,7 +229,16 @@ def load_model(source: ModelSource, config: ServeConfig) -> Loaded:
         engine = Engine(model, reader, memory=config.memory, cache_dtype=config.cache_dtype)
         for name, place in source.adapters.items():
             engine.load_adapter(place, name)
-    return Loaded(source, model, reader, engine, model.get_memory_footprint())
+    return Loaded(source, model, reader, engine, model.get_memory_footprint(), _form(reader))
+
+
+def _form(reader: Reader) -> ReplyFormat:
+    """How a model writes its answers, as its own template and tokens tell."""
+    template, tokenizer = reader.chat_template, tokenizer_of(reader)
+    if isinstance(template, Mapping):
+        template = template.get("tool_use", template.get("default"))
+    words = {} if tokenizer is None else tokenizer.get_vocab()
+    return format_of(template if isinstance(template, str) else None, words)
 
 
 def free() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -14,11 +15,14 @@ Events = AsyncIterator[Mapping[str, object]]
 """What a stream tells, event after event."""
 
 
-def sent(events: Events, stack: contextlib.AsyncExitStack, headers: Mapping[str, str]) -> StreamingResponse:
+def sent(
+    events: Events, stack: contextlib.AsyncExitStack, headers: Mapping[str, str], seconds: float
+) -> StreamingResponse:
     """Events as an answer.
 
     Args:
         stack: what the events need; left when they end, or when the client is gone.
+        seconds: that they may take.
 
     Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
@@ -26,8 +30,9 @@ def sent(events: Events, stack: contextlib.AsyncExitStack, headers: Mapping[str,
     async def lines() -> AsyncIterator[bytes]:
         async with stack:
             try:
-                async for event in events:
-                    yield event_of(event)
+                async with asyncio.timeout(seconds):
+                    async for event in events:
+                        yield event_of(event)
             except Exception as error:  # the status is sent: what goes wrong now is told in the stream
                 yield event_of(api_error(error).body())
             yield b"data: [DONE]\n\n"

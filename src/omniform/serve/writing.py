@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Coroutine
+from typing import TypeVar
 
 from starlette.requests import Request
 
 from omniform.architectures.model import Model
-from omniform.engine.calls import AnyPrompt, Reader
-from omniform.engine.handle import Handle
 from omniform.engine.request import Completion, TokenLogprob
 from omniform.engine.stop import Pieces
-from omniform.serve.desk import Desk, Use
+from omniform.serve.desk import Use
 from omniform.serve.errors import APIError
 from omniform.serve.wire import Writing
 
@@ -70,63 +66,31 @@ def _token(name: str) -> int:
     return int(name)
 
 
-@dataclass(slots=True)
-class Writer:
-    """What turns one answer's tokens into what a client reads.
+Told = TypeVar("Told")
+
+
+async def unless_gone(request: Request, answer: Coroutine[object, object, Told], seconds: float) -> Told:
+    """An answer, unless the client goes away before it is there.
 
     Args:
-        reader: the model's.
-    """
-
-    reader: Reader
-
-    @cached_property
-    def pieces(self) -> Pieces:
-        """The bytes of each token."""
-        return Pieces(self.reader)
-
-
-async def submitted(use: Use, prompt: AnyPrompt, settings: Mapping[str, object], priority: int) -> Handle:
-    """Hand a prompt to the engine; what takes long about it does not hold up others."""
-    return await asyncio.to_thread(lambda: use.loaded.writes().submit(prompt, priority=priority, **settings))
-
-
-@contextlib.asynccontextmanager
-async def attended(request: Request, handles: Sequence[Handle], desk: Desk) -> AsyncIterator[None]:
-    """While a block waits for answers, give them up if the client goes away or its time is over.
+        seconds: that it may take.
 
     Raises:
-        TimeoutError: its time is over.
+        APIError: it did; nobody will read this.
+        TimeoutError: it took longer.
     """
-    try:
-        async with asyncio.timeout(desk.config.limits.seconds):
-            yield
-    finally:
-        for handle in handles:
-            handle.cancel()
-
-
-async def whole(request: Request, handle: Handle) -> Completion:
-    """An answer when it is whole.
-
-    Raises:
-        APIError: the client went away; nobody will read this.
-    """
-    answer = asyncio.ensure_future(_result(handle))
+    telling = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            handle.cancel()
+        await asyncio.wait((telling, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not telling.done():
+            if not gone.done():
+                raise TimeoutError
             raise APIError(499, "the client went away", code="client_closed_request")
-        return answer.result()
+        return telling.result()
     finally:
         gone.cancel()
-        answer.cancel()
-
-
-async def _result(handle: Handle) -> Completion:
-    return await handle
+        telling.cancel()
 
 
 async def _gone(request: Request) -> None:

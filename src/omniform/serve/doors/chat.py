@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import time
 import uuid
@@ -15,14 +13,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import JSONResponse
 
-from omniform.engine.handle import Handle
-from omniform.engine.request import Completion, Piece
+from omniform.engine.request import Piece
 from omniform.engine.stop import Pieces
+from omniform.inputs.replies.events import CallArguments, CallBegun, Content, Event, Reasoning, collected
 from omniform.serve.desk import Desk, Use, check_count, desk_of
-from omniform.serve.errors import APIError
+from omniform.serve.messages import messages_of
+from omniform.serve.spoken import Spoken, speak
 from omniform.serve.streams import Events, sent
-from omniform.serve.wire import ChatRequest, Message, reads
-from omniform.serve.writing import attended, logprob_of, settings_of, submitted, usage, whole
+from omniform.serve.wire import ChatRequest, ToolChoice, reads
+from omniform.serve.writing import logprob_of, settings_of, unless_gone, usage
 
 router = APIRouter()
 
@@ -39,169 +38,141 @@ async def chat(request: Request, asked: Annotated[ChatRequest, Depends(reads(Cha
     stack = contextlib.AsyncExitStack()
     try:
         use = await stack.enter_async_context(desk.use(request, asked.model))
-        answer = await _begun(use, desk, asked)
-        await stack.enter_async_context(attended(request, [answer.handle], desk))
+        answer = Answer(await _begun(use, desk, asked), asked)
+        stack.callback(answer.spoken.handle.cancel)
+        seconds = desk.config.limits.seconds
         headers = {"x-omniform-ignored": ", ".join(asked.ignored())} if asked.ignored() else {}
         if asked.stream:
-            streamed = _stream(answer, include_usage=bool(asked.stream_options and asked.stream_options.include_usage))
-            return sent(streamed, stack.pop_all(), headers)
-        completion = await whole(request, answer.handle)
-        return JSONResponse(answer.told(completion), headers=headers)
+            streamed = answer.chunks(usage_too=bool(asked.stream_options and asked.stream_options.include_usage))
+            return sent(streamed, stack.pop_all(), headers, seconds)
+        return JSONResponse(await unless_gone(request, answer.whole(), seconds), headers=headers)
     finally:
         await stack.aclose()
 
 
+async def _begun(use: Use, desk: Desk, asked: ChatRequest) -> Spoken:
+    settings = settings_of(asked, use, asked.max_completion_tokens or asked.max_tokens)
+    if asked.logprobs:
+        settings["logprobs"] = asked.top_logprobs or 0
+    if asked.response_format is not None and asked.response_format.get("type") != "text":
+        settings["guide"] = asked.response_format
+    tools = [] if asked.tool_choice == "none" else [tool.model_dump(exclude_none=True) for tool in asked.tools or ()]
+    if isinstance(asked.tool_choice, ToolChoice):
+        tools = [one for one in tools if one["function"]["name"] == asked.tool_choice.function.name]
+    return await speak(
+        use,
+        desk,
+        await asyncio.to_thread(messages_of, asked.messages, desk),
+        settings,
+        tools=tools,
+        template=asked.chat_template_kwargs,
+        priority=asked.priority,
+        answers=asked.n or 1,
+    )
+
+
 @dataclass(slots=True)
 class Answer:
-    """A chat's answer in the making.
+    """A chat's answer in OpenAI's words.
 
     Attributes:
-        use: the model.
+        spoken: what the model says.
         asked: what was asked for.
-        handle: of the engine's request.
         ident: the answer's name.
         created: when it was begun, in seconds since 1970.
     """
 
-    use: Use
+    spoken: Spoken
     asked: ChatRequest
-    handle: Handle
     ident: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
+
+    async def whole(self) -> dict[str, object]:
+        """The answer when it is whole."""
+        events: list[list[Event]] = [[] for _ in range(self.spoken.answers)]
+        async for said in self.spoken.said():
+            events[said.sequence] += said.events
+        completion = await self.spoken.completion()
+        pieces, choices = self._pieces(), []
+        for index, one in enumerate(completion.sequences):
+            reply = collected(events[index])
+            message: dict[str, object] = {"role": "assistant", "content": reply.content, "refusal": None}
+            if reply.reasoning:
+                message["reasoning_content"] = reply.reasoning
+            if reply.calls:
+                message["content"] = reply.content or None
+                message["tool_calls"] = [_call(call.id, call.name, call.arguments) for call in reply.calls]
+            likely = None
+            if one.logprobs is not None:
+                likely = {"content": [logprob_of(pieces, p, self.asked.top_logprobs or 0) for p in one.logprobs]}
+            ended = "tool_calls" if reply.calls else FINISH[one.finish_reason]
+            choices.append({"index": index, "message": message, "logprobs": likely, "finish_reason": ended})
+        return {**self._head("chat.completion"), "choices": choices, "usage": self._usage(usage(completion))}
+
+    async def chunks(self, *, usage_too: bool) -> Events:
+        """The answer piece by piece."""
+        more: dict[str, object] = {"usage": None} if usage_too else {}
+        pieces = self._pieces()
+        for index in range(self.spoken.answers):
+            yield self._chunk([_choice(index, {"role": "assistant", "content": ""})], **more)
+        called: set[int] = set()
+        async for said in self.spoken.said():
+            likely = self._likely(pieces, said.piece)
+            for delta in _deltas(said.events) or ([{}] if likely is not None else []):
+                called |= {said.sequence} if "tool_calls" in delta else set()
+                yield self._chunk([_choice(said.sequence, delta, logprobs=likely)], **more)
+                likely = None
+        completion = await self.spoken.completion()
+        for index, one in enumerate(completion.sequences):
+            ended = "tool_calls" if index in called else FINISH[one.finish_reason]
+            yield self._chunk([_choice(index, {}, finish_reason=ended)], **more)
+        if usage_too:
+            yield self._chunk([], usage=self._usage(usage(completion)))
+
+    def _usage(self, told: dict[str, object]) -> dict[str, object]:
+        return {**told, "completion_tokens_details": {"reasoning_tokens": sum(self.spoken.reasoning.values())}}
+
+    def _pieces(self) -> Pieces:
+        return Pieces(self.spoken.use.loaded.reader)
+
+    def _likely(self, pieces: Pieces, piece: Piece | None) -> dict[str, object] | None:
+        if piece is None or piece.logprob is None:
+            return None
+        return {"content": [logprob_of(pieces, piece.logprob, self.asked.top_logprobs or 0)]}
+
+    def _chunk(self, choices: Sequence[Mapping[str, object]], **more: object) -> dict[str, object]:
+        return {**self._head("chat.completion.chunk"), "choices": list(choices), **more}
 
     def _head(self, kind: str) -> dict[str, object]:
         return {
             "id": self.ident,
             "object": kind,
             "created": self.created,
-            "model": self.use.name,
+            "model": self.spoken.use.name,
             "system_fingerprint": None,
         }
 
-    def told(self, completion: Completion) -> dict[str, object]:
-        """The whole answer."""
-        pieces = Pieces(self.use.loaded.reader)
-        choices = []
-        for index, one in enumerate(completion.sequences):
-            likely = None
-            if one.logprobs is not None:
-                likely = {"content": [logprob_of(pieces, p, self.asked.top_logprobs or 0) for p in one.logprobs]}
-            choices.append(
-                {
-                    "index": index,
-                    "message": {"role": "assistant", "content": one.text, "refusal": None},
-                    "logprobs": likely,
-                    "finish_reason": FINISH[one.finish_reason],
-                }
-            )
-        return {**self._head("chat.completion"), "choices": choices, "usage": usage(completion)}
 
-    def chunk(self, choices: Sequence[Mapping[str, object]], **more: object) -> dict[str, object]:
-        """A piece of a stream."""
-        return {**self._head("chat.completion.chunk"), "choices": list(choices), **more}
-
-    def choice(self, index: int, delta: Mapping[str, object], **more: object) -> dict[str, object]:
-        """One answer's part of a piece."""
-        return {"index": index, "delta": dict(delta), "logprobs": None, "finish_reason": None, **more}
+def _choice(index: int, delta: Mapping[str, object], **more: object) -> dict[str, object]:
+    """One answer's part of a piece."""
+    return {"index": index, "delta": dict(delta), "logprobs": None, "finish_reason": None, **more}
 
 
-async def _stream(answer: Answer, *, include_usage: bool) -> Events:
-    more: dict[str, object] = {"usage": None} if include_usage else {}
-    pieces = Pieces(answer.use.loaded.reader)
-    for index in range(answer.asked.n or 1):
-        yield answer.chunk([answer.choice(index, {"role": "assistant", "content": ""})], **more)
-    async for piece in answer.handle:
-        likely = _likely(answer, pieces, piece)
-        if piece.text or likely is not None:
-            yield answer.chunk([answer.choice(piece.sequence, {"content": piece.text}, logprobs=likely)], **more)
-    completion = await answer.handle
-    for index, one in enumerate(completion.sequences):
-        yield answer.chunk([answer.choice(index, {}, finish_reason=FINISH[one.finish_reason])], **more)
-    if include_usage:
-        yield answer.chunk([], usage=usage(completion))
+def _call(ident: str, name: str, arguments: str) -> dict[str, object]:
+    return {"id": ident, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _likely(answer: Answer, pieces: Pieces, piece: Piece) -> dict[str, object] | None:
-    if piece.logprob is None:
-        return None
-    return {"content": [logprob_of(pieces, piece.logprob, answer.asked.top_logprobs or 0)]}
-
-
-async def _begun(use: Use, desk: Desk, asked: ChatRequest) -> Answer:
-    use.loaded.writes()
-    settings = settings_of(asked, use, asked.max_completion_tokens or asked.max_tokens)
-    if asked.logprobs:
-        settings["logprobs"] = asked.top_logprobs or 0
-    if asked.response_format is not None and asked.response_format.get("type") != "text":
-        settings["guide"] = asked.response_format
-    messages = await asyncio.to_thread(
-        lambda: [_message(m, desk, f"messages.{i}") for i, m in enumerate(asked.messages)]
-    )
-    options = dict(asked.chat_template_kwargs or {})
-    if asked.tools and asked.tool_choice != "none":
-        options["tools"] = [tool.model_dump(exclude_none=True) for tool in asked.tools]
-    reader = use.loaded.reader
-    if not reader.chat_template:
-        raise APIError(400, "this model has no chat template", param="messages", code="no_chat_template")
-    batch = await asyncio.to_thread(
-        lambda: reader.apply_chat_template(
-            messages,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            media_access=desk.media,
-            **options,
-        )
-    )
-    assert isinstance(batch, Mapping)
-    return Answer(use, asked, await submitted(use, batch, settings, asked.priority))
-
-
-def _message(message: Message, desk: Desk, where: str) -> dict[str, object]:
-    """A message as templates and processors read it."""
-    told: dict[str, object] = {"role": "system" if message.role == "developer" else message.role}
-    content = message.content
-    told["content"] = content if isinstance(content, str) else [_part(p, desk, where) for p in content or ()]
-    for name in ("name", "tool_calls", "tool_call_id", "reasoning_content"):
-        value = getattr(message, name)
-        if value is not None:
-            told[name] = value
-    return told
-
-
-def _part(part: Mapping[str, object], desk: Desk, where: str) -> dict[str, object]:
-    """A part of a message: text, a picture, a sound or a video."""
-    kind = part.get("type")
-    if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
-        return {"type": "text", "text": part["text"]}
-    if kind in ("image_url", "video_url", "audio_url"):
-        named = part.get(str(kind))
-        url = named.get("url") if isinstance(named, Mapping) else named
-        if isinstance(url, str):
-            medium = str(kind).removesuffix("_url")
-            return {"type": medium, medium: _bytes(url, desk, f"{where}.{kind}")}
-    if kind == "input_audio":
-        held = part.get("input_audio")
-        data = held.get("data") if isinstance(held, Mapping) else None
-        if isinstance(data, str):
-            return {"type": "audio", "audio": _base64(data, f"{where}.input_audio.data")}
-    raise APIError(
-        400, f"{where}: this part of a message cannot be read: {kind!r:.100}", param=where, code="invalid_value"
-    )
-
-
-def _bytes(url: str, desk: Desk, where: str) -> bytes:
-    head, comma, data = url.partition(",")
-    if url[:5].lower() == "data:" and comma and head.lower().endswith(";base64"):
-        return _base64(data, where)
-    if url[:5].lower() == "data:":
-        raise APIError(400, f"{where}: a data URL must hold base64", param=where, code="invalid_value")
-    return desk.fetched(url)
-
-
-def _base64(text: str, where: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise APIError(400, f"{where}: this is no base64", param=where, code="invalid_value") from None
+def _deltas(events: Sequence[Event]) -> list[dict[str, object]]:
+    """What events add to a message."""
+    found: list[dict[str, object]] = []
+    for event in events:
+        match event:
+            case Content(text) if text:
+                found.append({"content": text})
+            case Reasoning(text) if text:
+                found.append({"reasoning_content": text})
+            case CallBegun(index, ident, name):
+                found.append({"tool_calls": [{"index": index, **_call(ident, name, "")}]})
+            case CallArguments(index, text) if text:
+                found.append({"tool_calls": [{"index": index, "function": {"arguments": text}}]})
+    return found

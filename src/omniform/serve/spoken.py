@@ -1,0 +1,160 @@
+"""A chat model's answer in the making: what it thinks, says and calls, as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from torch import Tensor
+
+from omniform.engine.handle import Handle
+from omniform.engine.request import Completion, Piece
+from omniform.inputs.replies.events import CallArguments, CallBegun, CallBroken, CallEnded, Content, Event, Reasoning
+from omniform.inputs.replies.format import ReplyFormat
+from omniform.inputs.replies.reader import Reader as ReplyReader
+from omniform.serve.desk import Desk, Use
+from omniform.serve.errors import APIError
+from omniform.serve.showing import Showing
+
+PROMPT_END = 32
+"""Tokens of a prompt's end that say whether the answer begins inside of reasoning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one token added.
+
+    Attributes:
+        sequence: to which of the answers.
+        events: of what is thought, said and called; calls come whole.
+        piece: the token; None where an answer has ended.
+    """
+
+    sequence: int
+    events: list[Event]
+    piece: Piece | None
+
+
+@dataclass(slots=True)
+class Spoken:
+    """A chat's answer.
+
+    Attributes:
+        use: the model.
+        handle: of the engine's request.
+        format: how the model writes answers.
+        prompt_end: the end of the prompt.
+        tools: what may be called.
+        answers: how many answers are written.
+        reasoning: tokens that were thought, by answer.
+    """
+
+    use: Use
+    handle: Handle
+    format: ReplyFormat
+    prompt_end: str
+    tools: Sequence[Mapping[str, object]]
+    answers: int
+    reasoning: dict[int, int] = field(default_factory=dict)
+
+    async def said(self) -> AsyncIterator[Said]:
+        """The answer, token by token."""
+        readers = [ReplyReader(self.format, self.prompt_end, self.tools or None) for _ in range(self.answers)]
+        held = [WholeCalls() for _ in readers]
+        async for piece in self.handle:
+            at = piece.sequence
+            events = readers[at].feed(piece.text)
+            if events and all(isinstance(event, Reasoning) for event in events):
+                self.reasoning[at] = self.reasoning.get(at, 0) + 1
+            yield Said(at, held[at].passed(events), piece)
+        for at, reader in enumerate(readers):
+            yield Said(at, held[at].passed(reader.end()), None)
+
+    async def completion(self) -> Completion:
+        """The engine's own account, when the answer is whole."""
+        return await self.handle
+
+
+class WholeCalls:
+    """Holds calls back until they are whole: a client that has seen a call's beginning may make it."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, list[Event]] = {}
+        self._whole = 0
+
+    def passed(self, events: Sequence[Event]) -> list[Event]:
+        """What may be shown now; calls are counted anew, since some may turn out to be none."""
+        shown: list[Event] = []
+        for event in events:
+            match event:
+                case CallBegun(index, _, _):
+                    self._held[index] = [event]
+                case CallArguments(index, _):
+                    self._held[index].append(event)
+                case CallEnded(index):
+                    begun, *more = self._held.pop(index)
+                    assert isinstance(begun, CallBegun)
+                    text = "".join(one.text for one in more if isinstance(one, CallArguments))
+                    shown += [
+                        CallBegun(self._whole, begun.id, begun.name),
+                        CallArguments(self._whole, text),
+                        CallEnded(self._whole),
+                    ]
+                    self._whole += 1
+                case CallBroken(index, text):
+                    self._held.pop(index, None)
+                    shown.append(Content(text))
+                case _:
+                    shown.append(event)
+        return shown
+
+
+async def speak(
+    use: Use,
+    desk: Desk,
+    messages: Sequence[Mapping[str, object]],
+    settings: Mapping[str, object],
+    *,
+    tools: Sequence[Mapping[str, object]] = (),
+    template: Mapping[str, object] | None = None,
+    priority: int = 0,
+    answers: int = 1,
+) -> Spoken:
+    """Have a model answer a conversation.
+
+    Args:
+        messages: as templates and processors read them.
+        settings: of the engine.
+        tools: that may be called.
+        template: further variables of the chat template.
+
+    Raises:
+        APIError: the model does not write, or has no chat template.
+        OmniformError: a conversation that its template or processor refuses.
+    """
+    engine = use.loaded.writes()
+    reader = use.loaded.reader
+    if not reader.chat_template:
+        raise APIError(400, "this model has no chat template", param="messages", code="no_chat_template")
+    options: dict[str, object] = {**(template or {}), **({"tools": list(tools)} if tools else {})}
+
+    def begin() -> Spoken:
+        batch = reader.apply_chat_template(
+            [dict(message) for message in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            media_access=desk.media,
+            **options,
+        )
+        assert isinstance(batch, Mapping)
+        form = use.loaded.form
+        ids = cast(Tensor, batch["input_ids"])[0, -PROMPT_END:].tolist()
+        end = str(reader.decode(ids, skip_special_tokens=False))
+        handle = engine.submit(batch, priority=priority, reader=Showing(reader, form.markers), **settings)
+        return Spoken(use, handle, form, end, tools, answers)
+
+    return await asyncio.to_thread(begin)
