@@ -29,12 +29,12 @@ from omniform.hub.checkpoint import load_as_saved
 from omniform.inputs.text.tokenizer import Tokenizer
 
 FORMATS = (
-    "int8", "int4", "nf4", "fp4", "llm-int8", "fp8", "hqq-8", "hqq-4", "hqq-3", "gptq-8", "gptq-4", "gptq-3",
+    "itself", "int8", "int4", "nf4", "fp4", "llm-int8", "fp8", "hqq-8", "hqq-4", "hqq-3", "gptq-8", "gptq-4", "gptq-3",
     *(f"gguf:{name}" for name in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_NL", "Q3_K_M", "Q2_K")),
     "theirs:nf4", "theirs:int8", "llama.cpp:Q8_0", "llama.cpp:Q4_K_M", "llama.cpp:Q4_0",
 )  # fmt: skip
 
-LEARN, JUDGE = 64, 24
+LEARN, JUDGE = 64, 10
 """Texts of 512 tokens that are learnt from, and judged by."""
 
 PROMPT, ANSWER = 256, 32
@@ -80,7 +80,7 @@ class Speed:
 
 def made(form: str, source: Path, out: Path, tokenizer: Tokenizer, learn: list[str]) -> Path:
     """The checkpoint in a format."""
-    place = out / form.replace(":", "-")
+    place = source if form == "itself" else out / form.replace(":", "-")
     if form.startswith("gguf:"):
         place = place.with_suffix(".gguf")
         if not place.is_file():
@@ -105,7 +105,6 @@ def ours(form: str, source: Path, out: Path, pairs: int) -> dict[str, object]:
     before, after = load_as_saved(source), load_as_saved(place)
     rows = [list(map(int, tokenizer(text)["input_ids"])) for text in judge]
     told = quality([*windows(rows)], scores_of(after), scores_of(before))
-    plain = quality([*windows(rows)], scores_of(before))
     assert isinstance(before, Generative) and isinstance(after, Generative)
     ids = [token for row in rows for token in row][:PROMPT]
     one, other = Speed(before, ids), Speed(after, ids)
@@ -114,7 +113,6 @@ def ours(form: str, source: Path, out: Path, pairs: int) -> dict[str, object]:
         "format": form,
         "MB": size_of(place) / 1e6,
         "perplexity": told.perplexity,
-        "before": plain.perplexity,
         "divergence": told.divergence,
         "agreement": told.agreement,
         "decode_ms": 1e3 * median(b[1] for _, b in turns),
