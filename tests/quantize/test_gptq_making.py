@@ -257,3 +257,29 @@ def test_a_killed_run_goes_on(tmp_path):
     assert run(tmp_path / "plain", tmp_path / "parts", tmp_path / "cache").wait(300) == 0
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+
+
+def test_experts_stay_as_they_are_and_that_is_said(tmp_path, caplog):
+    keys = {**SMALL, "num_local_experts": 4, "num_key_value_heads": 2}
+    torch.manual_seed(1)
+    kind = omniform.MixtralForCausalLM
+    plain = kind(omniform.AutoConfig.for_model("mixtral", **keys)).eval()
+    plain.save_pretrained(tmp_path / "plain")
+    with caplog.at_level(logging.WARNING, "omniform"):
+        model = made(kind, tmp_path / "plain")
+    assert "experts in stacks are not quantized: model.layers.0.mlp.experts" in caplog.text
+    found = {path.rpartition(".")[2] for path, m in model.named_modules() if isinstance(m, QuantLinear)}
+    assert found == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    model.save_pretrained(tmp_path / "made")
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "made"))
+    experts = {key for key in one if ".experts." in key}
+    assert experts and all(torch.equal(one[key], other[key]) for key in experts)
+    assert torch.equal(numbers(kind.from_pretrained(tmp_path / "made")), numbers(model))
+
+
+def test_halves_are_quantized_as_they_are_in_float32(tmp_path):
+    """Where the CPU has no instructions for halves, layers that wait for their turn multiply them in float32."""
+    kind, plain = saved("llama", tmp_path, torch.bfloat16)
+    model = made(kind, tmp_path)
+    assert sum(isinstance(m, QuantLinear) for m in model.modules()) == 14
+    assert off(model, plain) < 0.15

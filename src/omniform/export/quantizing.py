@@ -108,14 +108,15 @@ def settings_for(to: str, texts: Sequence[str] | None, group_size: int | None) -
         if method not in GROUPS:
             raise InputError("this target has groups of its own", where="group_size", found=f"{group_size} for {to}")
         asked[GROUPS[method]] = group_size
-    if method == "gptq":
+    made = settings_from(asked)
+    if made.texts() is not None:
         if texts is None:
             raise InputError(
                 "this method learns from texts", where="data", expected="a file of texts", found="none",
                 remedy="Name one with --data.",
             )  # fmt: skip
-        asked["dataset"] = list(texts)
-    return settings_from(asked)
+        made.update(dataset=list(texts))
+    return made
 
 
 def quantize(
@@ -156,7 +157,7 @@ def quantize(
     with tempfile.TemporaryDirectory(prefix=f".{where.name}-", dir=_parent(where)) as folder:
         made = Path(folder) / where.name
         if kind is None:
-            if settings is not None and settings.quant_method == "gptq":
+            if settings is not None and settings.texts() is not None:
                 settings.update(tokenizer=reader)
             load_as_saved(model, dtype=dtype, quantization_config=settings).save_pretrained(made)
             if reader is not None:

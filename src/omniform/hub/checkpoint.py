@@ -35,6 +35,7 @@ from omniform.hub.files import Source, locate, read_json
 from omniform.hub.fill import Loading
 from omniform.hub.languages import load_language
 from omniform.hub.load import build_on_meta, from_scratch, load_weights, transformed
+from omniform.hub.old_quantized import old_settings
 from omniform.hub.options import (
     LOAD_ARGUMENTS,
     WHERE_ARGUMENTS,
@@ -310,6 +311,9 @@ def open_checkpoint(
         files = find_weights(
             source, variant=options.variant, use_safetensors=options.use_safetensors, peek=peek
         )  # fmt: skip
+    beside = None if config.raw.get("quantization_config") else old_settings(source, files.described())
+    if beside is not None:
+        quantizer = quantizer_of(config, options.quantization_config, beside)
     numbers = _of_whole_numbers(options.dtype)
     asked = None if numbers else options.dtype
     loading = Loading(

@@ -22,18 +22,19 @@ from omniform.transforms.quantize.quantizer import HfQuantizer, Quantizing, quan
 log = logging.getLogger("omniform")
 
 
-def quantizer_of(config: ModelConfig, asked: object) -> HfQuantizer | None:
+def quantizer_of(config: ModelConfig, asked: object, beside: Mapping[str, object] | None = None) -> HfQuantizer | None:
     """The quantizer of a load; None where nothing is quantized.
 
     Args:
         config: the checkpoint's.
         asked: ``quantization_config`` of ``from_pretrained``: settings, or a mapping of them.
+        beside: the checkpoint's settings, where they lie in a file of their own.
 
     Raises:
         ConfigError: the checkpoint is quantized by a method that nobody registered, or by another than is asked for.
         InputError: what is asked for are no settings.
     """
-    stored = config.raw.get("quantization_config")
+    stored = config.raw.get("quantization_config", beside)
     settings = _asked(asked)
     if stored is None:
         return None if settings is None else quantizer_for(settings, pre_quantized=False)

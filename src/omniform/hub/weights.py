@@ -14,6 +14,7 @@ from torch import Tensor
 
 from omniform.core.errors import WeightsError
 from omniform.hub.files import Source, read_json
+from omniform.hub.old_quantized import old_weights
 from omniform.hub.pickles import Pickle, look_into, tensors_in, unloadable
 from omniform.weights.safetensors import Entry, Header, header_of, map_tensors, read_header
 
@@ -205,6 +206,11 @@ def find_weights(
         if listing is not None:
             return _sharded(source, listing, kind, peek=peek)
         looked += [single, index]
+    old = None if variant is not None or use_safetensors is False else old_weights(source)
+    if old is not None and peek and source.remote is not None:
+        return _peeked(source, [old], "safetensors", None)
+    if old is not None:
+        return _files([source.need(old)], "safetensors", None)
     remedy = None
     if variant is not None or use_safetensors is not None:
         remedy = "Is there another variant, or another kind of file (use_safetensors=None)?"

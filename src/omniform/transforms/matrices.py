@@ -23,8 +23,8 @@ Product = Packed | Made | QuantMade
 def matrix_of(linear: Multiplies) -> Product:
     """What a layer multiplies by. Raises CannotLower where that is torch's matter."""
     if isinstance(linear, QuantLinear):
-        if linear.format.rounds_inputs:
-            raise CannotLower(linear, f"{linear.format.name} rounds its inputs")
+        if linear.first:
+            raise CannotLower(linear, linear.first)
         made = quantized_matrix_of(linear)
         if made is None:
             raise CannotLower(linear, "its matrix lies elsewhere")

@@ -10,8 +10,9 @@ from torch import nn
 from omniform.core.errors import ConfigError
 from omniform.transforms.quantize.config import QuantizationConfigMixin, register_quantization_config
 from omniform.transforms.quantize.formats import FormatQuantizer
-from omniform.transforms.quantize.placing import spellings
+from omniform.transforms.quantize.placing import Chosen, spellings
 from omniform.transforms.quantize.quantizer import register_quantizer, should_convert_module
+from omniform.transforms.quantize.scaled import divided
 from omniform.weights.formats.awq import AwqFormat, Gemm, Gemv, GemvFast
 from omniform.weights.formats.base import Format
 from omniform.weights.keymap import KeyMap
@@ -105,19 +106,18 @@ class AwqQuantizer(FormatQuantizer):
         self._held, self._prefixes = holds, prefixes
         return super().keeping(model, keys, holds, prefixes, dtype)
 
+    def beside(
+        self, model: nn.Module, layers: Sequence[Chosen], holds: Container[str], prefixes: Sequence[str]
+    ) -> KeyMap:
+        return divided(model, layers, holds, prefixes)
+
     def format_of(self, name: str, layer: nn.Linear) -> Format | None:
         settings = self.quantization_config
         if not should_convert_module(name, settings.modules_to_not_convert):
             return None
         if not self._holds(name, "qweight"):
             return None
-        made = self._layout(name)(settings.group_size, settings.zero_point)
-        try:
-            made.parts(layer.out_features, layer.in_features)
-        except ConfigError as error:
-            error.where = name
-            raise
-        return made
+        return self._layout(name)(settings.group_size, settings.zero_point)
 
     def _holds(self, name: str, tensor: str) -> bool:
         return any(f"{one}.{tensor}" in self._held for one in spellings(name, self._prefixes))

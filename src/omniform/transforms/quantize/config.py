@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Self, TypeVar
@@ -17,6 +18,21 @@ from omniform.core.plain_settings import PlainSettings
 C = TypeVar("C", bound="type[QuantizationConfigMixin]")
 
 _CONFIGS: dict[str, type[QuantizationConfigMixin]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a method learns from, as its settings say.
+
+    Attributes:
+        dataset: texts, rows of ids, a text file's path or a known set's name; None where there are none.
+        tokenizer: what makes ids of texts, or where one is found; None for the model's own.
+        length: tokens of a row; None for what the model reads.
+    """
+
+    dataset: object
+    tokenizer: object = None
+    length: int | None = None
 
 
 class QuantizationConfigMixin(PlainSettings):
@@ -103,6 +119,14 @@ class QuantizationConfigMixin(PlainSettings):
     def get_loading_attributes(self) -> dict[str, object]:
         """Settings of how it is loaded, which the caller's own take precedence over the file's in."""
         return {}
+
+    def texts(self) -> Texts | None:
+        """What the method learns from where it quantizes; None for a method that learns from nothing.
+
+        One that does has settings ``dataset`` and ``tokenizer``, and is given what they mean: see
+        :attr:`HfQuantizer.learn_from`.
+        """
+        return None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from omniform.blocks.moe import Routes
 from omniform.core.errors import listed
 from omniform.transforms.quantize.layers import QuantLinear
-from omniform.transforms.quantize.placing import Chosen, chosen, placed
+from omniform.transforms.quantize.placing import Chosen, chosen, named, placed
 from omniform.transforms.quantize.quantizer import HasKeys, HfQuantizer, get_keys_to_not_convert, should_convert_module
 from omniform.transforms.quantize.stacks import QuantStack, chosen_stacks, placed_stacks
 from omniform.weights.formats.base import Format
@@ -69,7 +69,20 @@ class FormatQuantizer(HfQuantizer):
         if not layers and not stacks and holds:
             method = self.quantization_config.quant_method
             log.warning("the config says that weights are quantized (%s), and none of the files' are", method)
-        return keys | placed(model, layers, holds, dtype) | placed_stacks(model, stacks)
+        rules = placed(model, layers, holds, dtype)
+        return keys | rules | self.beside(model, layers, holds, prefixes) | placed_stacks(model, stacks)
+
+    def beside(
+        self, model: nn.Module, layers: Sequence[Chosen], holds: Container[str], prefixes: Sequence[str]
+    ) -> KeyMap:
+        """Change quantized layers, on the meta device, as tensors beside them in the checkpoint ask; where those live.
+
+        Args:
+            layers: the layers that are quantized, as they were before.
+            holds: the checkpoint's keys.
+            prefixes: what those may lack at their beginning, or have too many of.
+        """
+        return KeyMap({})
 
     @torch.no_grad()
     def quantize(self, model: nn.Module, keys: KeyMap, dtype: torch.dtype) -> KeyMap:
@@ -85,7 +98,8 @@ class FormatQuantizer(HfQuantizer):
         layers = [self.settled(one) for one in layers]
         rules = KeyMap({})
         for group in _by_key(layers):
-            made = self.encoded_together(group)
+            with named(group[0].name):
+                made = self.encoded_together(group)
             settled = [replace(one, format=one.format.fitted(held)) for one, held in zip(group, made, strict=True)]
             with torch.device("meta"):
                 rules = rules | placed(model, settled, None, dtype)
@@ -112,7 +126,8 @@ class FormatQuantizer(HfQuantizer):
             assert isinstance(new, QuantStack)
             for number, piece in enumerate(one.pieces):
                 plain = one.plain(piece)
-                new.fill(number, self.encoded(plain))
+                with named(plain.name):
+                    new.fill(number, self.encoded(plain))
                 release(plain.layer.weight)
         return rules
 
@@ -134,7 +149,7 @@ class FormatQuantizer(HfQuantizer):
             if isinstance(layer, QuantLinear):
                 plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
                 plain.weight = nn.Parameter(layer.weight.to(dtype or _dtype_of(model)))
-                if layer.bias is not None:
+                if layer.bias is not None and (layer.has_own_bias or bool(layer.bias.any())):
                     plain.bias = layer.bias
                 parent, _, own = path.rpartition(".")
                 setattr(model.get_submodule(parent), own, plain.train(layer.training))

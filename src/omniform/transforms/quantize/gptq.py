@@ -7,8 +7,7 @@ import copy
 import logging
 import re
 import shutil
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,7 +15,7 @@ from torch import nn
 
 from omniform.blocks.moe import Stacked
 from omniform.core.errors import ConfigError, InputError, WeightsError, brief, listed
-from omniform.transforms.quantize.config import QuantizationConfigMixin, register_quantization_config
+from omniform.transforms.quantize.config import QuantizationConfigMixin, Texts, register_quantization_config
 from omniform.transforms.quantize.formats import FormatQuantizer
 from omniform.transforms.quantize.gptq_making import LayerReport, Making, batches_of, blocks_of, is_named
 from omniform.transforms.quantize.gptq_solving import How
@@ -141,6 +140,9 @@ class GPTQConfig(QuantizationConfigMixin):
     def get_loading_attributes(self) -> dict[str, object]:
         return {"max_input_length": self.max_input_length, "backend": self.backend}
 
+    def texts(self) -> Texts:
+        return Texts(self.dataset, self.tokenizer, self.model_seqlen)
+
     def to_dict_optimum(self) -> dict[str, object]:
         """The same, by the name that optimum asks for."""
         return self.to_dict()
@@ -156,9 +158,17 @@ class GPTQConfig(QuantizationConfigMixin):
         """What is different about a layer, by the checkpoint's name for it; None where it is not quantized."""
         rules: Mapping[str, Mapping[str, object]] = vars(self).get("dynamic", {})
         for pattern, changes in rules.items():
-            if re.match(pattern.removeprefix("+:").removeprefix("-:"), name):
+            if _matches(pattern, name):
                 return None if pattern.startswith("-:") else changes
         return {}
+
+    def idle(self, names: Collection[str]) -> list[str]:
+        """Patterns of ``dynamic`` that none of some layers' names match."""
+        return [one for one in vars(self).get("dynamic", {}) if not any(_matches(one, name) for name in names)]
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return re.match(pattern.removeprefix("+:").removeprefix("-:"), name) is not None
 
 
 def _refuse(wrong: bool, what: str, where: str, expected: str, found: object) -> None:
@@ -185,12 +195,10 @@ class GptqQuantizer(FormatQuantizer):
     """Reads them, and makes them with texts to calibrate with.
 
     Attributes:
-        learn_from: gives rows of ids, none longer than the model reads, and a folder for what is finished.
         reports: what quantizing did to each layer.
     """
 
     quantization_config: GPTQConfig
-    learn_from: Callable[[int], tuple[list[list[int]], Path]] | None = None
     reports: tuple[LayerReport, ...] = ()
 
     def __init__(self, quantization_config: QuantizationConfigMixin, **kwargs: object) -> None:
@@ -230,6 +238,9 @@ class GptqQuantizer(FormatQuantizer):
                 found=brief(self.quantization_config.dataset),
             )
         settings = self.quantization_config
+        linear = [path for path, m in model.named_modules() if type(m) is nn.Linear]
+        if idle := settings.idle([keys.places(f"{path}.weight")[0].key.removesuffix(".weight") for path in linear]):
+            log.warning("no layer's name matches, and none is quantized otherwise for it: %s", listed(idle))
         layers = self._wanted(model, chosen(model, keys, self.format_of))
         blocks, inside = blocks_of(model, layers, settings.block_name_to_quantize)
         left = [path for path, m in model.named_modules() if isinstance(m, Stacked)]
@@ -264,9 +275,6 @@ class GptqQuantizer(FormatQuantizer):
         atexit.register(shutil.rmtree, folder, ignore_errors=True)  # a run that is killed leaves it behind
         self.quantization_config = _as_written(settings)
         return keys | rules
-
-    def asked(self) -> Mapping[str, object]:
-        return {name: vars(self.quantization_config)[name] for name in ("dataset", "tokenizer", "model_seqlen")}
 
     def _wanted(self, model: nn.Module, layers: list[Chosen]) -> list[Chosen]:
         """Those that the settings name, if they do."""

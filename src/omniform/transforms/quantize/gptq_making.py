@@ -12,8 +12,8 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from omniform.core.context import StepContext
-from omniform.core.errors import InputError, RepoError, WeightsError, listed
+from omniform.core.errors import InputError, RepoError, listed
 from omniform.transforms.quantize.gptq_solving import How, Solved, solved
 from omniform.transforms.quantize.layers import QuantLinear
-from omniform.transforms.quantize.placing import Chosen, placed
+from omniform.transforms.quantize.placing import Chosen, named, placed
+from omniform.transforms.widen import WidenedLinear, slow_dtypes
 from omniform.weights.formats.gptq import Gptq
 from omniform.weights.keymap import KeyMap
 from omniform.weights.pages import release
@@ -89,6 +90,7 @@ class Making:
         dtype: of what is not quantized.
         reports: of the layers that are done.
         used: how many layers share each key.
+        called: how often a block calls each layer that was watched.
     """
 
     model: nn.Module
@@ -103,6 +105,7 @@ class Making:
     dtype: torch.dtype
     reports: list[LayerReport] = field(default_factory=list)
     used: Counter[str] = field(default_factory=Counter)
+    called: Counter[str] = field(default_factory=Counter)
 
     @torch.no_grad()
     def run(self) -> KeyMap:
@@ -113,6 +116,7 @@ class Making:
         with _progress(sum(map(len, self.layers))) as done:
             for n, path in enumerate(self.blocks):
                 block = self.model.get_submodule(path)
+                _hasten(one.layer for one in self.layers[n])
                 rows = (lambda given=given: given) if self.cached else (lambda n=n: self._given(n))
                 for group in self._groups(block, n, rows):
                     rules = rules | self._quantized(block, group, rows)
@@ -148,7 +152,8 @@ class Making:
 
         with _watched(layers, note):
             _called(block, next(iter(rows())))  # type: ignore[call-overload]
-        missing = [one.name for one in layers if all(one is not other for other, _ in read)]
+        self.called.update(one.path for one, _ in read)
+        missing = [one.name for one in layers if not self.called[one.path]]
         if missing:
             raise InputError("layers of the block read nothing", where=self.blocks[n], found=listed(missing))
         if self.sets is not None:
@@ -181,10 +186,8 @@ class Making:
 
     def _solved(self, one: Chosen, hessian: Tensor) -> Solved:
         assert isinstance(one.format, Gptq)
-        try:
+        with named(one.name):
             made = solved(one.layer.weight, hessian, one.format, self.how)
-        except WeightsError as error:
-            raise WeightsError(error.message, where=one.name, expected=error.expected, found=error.found) from None
         self._keep(one, made)
         return made
 
@@ -195,8 +198,15 @@ class Making:
         leaders: dict[str, str] = {}
         last: list[tuple[Tensor, str]] = []
         real: Tensor | None = None
+        left: Counter[str] = Counter()
 
         def add(one: Chosen, x: Tensor) -> None:
+            learn(one, x)
+            left[one.path] -= 1
+            if not any(left.values()):
+                raise _Enough  # what the block makes of it is not asked for
+
+        def learn(one: Chosen, x: Tensor) -> None:
             leader = next((path for other, path in last if other is x), one.path)
             if leader != one.path and leaders.setdefault(one.path, leader) == leader:
                 return
@@ -212,7 +222,9 @@ class Making:
             for batch, given in zip(self.batches, rows(), strict=True):  # type: ignore[call-overload]
                 real = batch.real
                 last.clear()
-                _called(block, given)
+                left.update({one.path: self.called[one.path] - left[one.path] for one in group})
+                with suppress(_Enough):
+                    _called(block, given)
         for path, total in sums.items():
             total.div_(max(1, seen[path]))
         return {one.path: sums[leaders.get(one.path, one.path)] for one in group}
@@ -302,6 +314,13 @@ def is_named(one: Chosen, names: Sequence[str]) -> bool:
     return any(full == name or full.endswith(f".{name}") for full in (one.name, one.path) for name in names)
 
 
+def _hasten(layers: Iterable[nn.Linear]) -> None:
+    """Have layers that are soon to be replaced multiply halves in float32, where that is the faster on this CPU."""
+    for layer in layers:
+        if type(layer) is nn.Linear and layer.weight.dtype in slow_dtypes():
+            layer.__class__ = WidenedLinear
+
+
 def _called(block: nn.Module, given: Given) -> Tensor:
     """What a block gives, for what a step of its own computes anew."""
     args, more = given
@@ -321,7 +340,7 @@ def _followed(given: Given, made: Tensor) -> Given:
 
 
 class _Enough(Exception):  # noqa: N818 no error
-    """The block that was waited for is called."""
+    """What was waited for is called."""
 
 
 @contextmanager

@@ -38,9 +38,13 @@ class QuantLinear(nn.Linear):
         bias: whether it has one.
         without: parts of the format that the checkpoint does not hold.
         dtype: of the bias.
+
+    Attributes:
+        has_own_bias: whether the plain layer has the bias too; else it is the checkpoint's alone.
     """
 
     HOLDS_MATRIX: ClassVar[bool] = True
+    has_own_bias: bool = True
 
     def __init__(
         self,
@@ -62,6 +66,11 @@ class QuantLinear(nn.Linear):
     @property
     def KEPT(self) -> frozenset[str]:  # noqa: N802 # see KeepsDtypes
         return frozenset(self.parts)
+
+    @property
+    def first(self) -> str:
+        """What it does to its inputs before they are multiplied; empty for nothing."""
+        return f"{self.format.name} rounds its inputs" if self.format.rounds_inputs else ""
 
     @property
     def held(self) -> dict[str, Tensor]:

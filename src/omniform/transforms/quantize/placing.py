@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from omniform.core.errors import ConfigError
+from omniform.core.errors import ConfigError, WeightsError
 from omniform.transforms.quantize.layers import QuantLinear
 from omniform.weights.formats.base import Format, Part
 from omniform.weights.keymap import KeyMap, Rule
@@ -49,6 +50,10 @@ def chosen(
         choose: says how each is.
         holds: the keys of a checkpoint that is quantized already, which settles it; None for one that is not.
         prefixes: what its keys may lack at their beginning, or have too many of.
+
+    Raises:
+        ConfigError: a layer cannot be quantized so; it is named.
+        WeightsError: its tensors in the checkpoint do not fit; likewise.
     """
     found: list[Chosen] = []
     for path, layer in model.named_modules():
@@ -58,16 +63,30 @@ def chosen(
         if len(links) > 1 or not all(isinstance(view, Groups) for view in links[0].ours):
             continue
         name = links[0].key.removesuffix(".weight")
-        format = choose(name, layer)
-        if format is None:
-            continue
-        if holds is not None:
+        with named(name):
+            format = choose(name, layer)
+            if format is None:
+                continue
             parts = format.parts(layer.out_features, layer.in_features)
+        if holds is not None:
             first = next(key_of(n, p) for n, p in parts.items() if not p.optional)
             name = next((one for one in spellings(name, prefixes) if f"{one}.{first}" in holds), "")
         if name:
             found.append(Chosen(path, layer, format, links[0], name))
     return found
+
+
+@contextmanager
+def named(layer: str) -> Iterator[None]:
+    """Have what is wrong with a layer say which it is, where it does not yet."""
+    try:
+        yield
+    except (ConfigError, WeightsError) as error:
+        if error.where is None:
+            error.where = layer
+        elif layer not in error.where:
+            error.where = f"{error.where} of {layer}"
+        raise
 
 
 def placed(
@@ -101,16 +120,19 @@ def _placed(
     layer, format = one.layer, one.format
     parts = format.parts(layer.out_features, layer.in_features)
     there = {n: p for n, p in parts.items() if not p.optional or (holds and f"{one.name}.{key_of(n, p)}" in holds)}
+    # Tools of old gave every layer a bias, of noughts where the model has none.
+    more = layer.bias is None and holds is not None and f"{one.name}.bias" in holds
     new = QuantLinear(
         layer.in_features,
         layer.out_features,
         format,
-        bias=layer.bias is not None,
+        bias=layer.bias is not None or more,
         without=frozenset(parts) - frozenset(there),
         dtype=dtype if layer.bias is None else layer.bias.dtype,
     )
     if layer.bias is not None:
         new.bias = layer.bias
+    new.has_own_bias = not more
     parent, _, own = one.path.rpartition(".")
     setattr(model.get_submodule(parent), own, new.train(layer.training))
     module = one.place.key.removesuffix(".weight")

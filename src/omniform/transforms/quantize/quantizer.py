@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -49,12 +50,17 @@ class HfQuantizer(ABC):
         quantization_config: the settings.
         kwargs: ``pre_quantized``, whether the checkpoint is quantized already.
 
+    Attributes:
+        learn_from: set where a plain checkpoint is loaded and the settings have texts to learn from: gives, for the
+            longest row that the model reads, rows of ids, and a folder for what is finished.
+
     Raises:
         InputError: it is not, and the method needs to be calibrated.
     """
 
     requires_calibration: ClassVar[bool] = False
     requires_parameters_quantization: ClassVar[bool] = True
+    learn_from: Callable[[int], tuple[list[list[int]], Path]] | None = None
 
     def __init__(self, quantization_config: QuantizationConfigMixin, **kwargs: object) -> None:
         self.quantization_config = quantization_config

@@ -14,7 +14,7 @@ from omniform.core.errors import ConfigError, WeightsError
 from omniform.native.library import library
 from omniform.native.matrix import LANES, Matrix
 from omniform.transforms.quantize.layers import panels, spans_of
-from omniform.transforms.quantize.placing import Chooses, Chosen, key_of, spellings
+from omniform.transforms.quantize.placing import Chooses, Chosen, key_of, named, spellings
 from omniform.transforms.stacks import HeldStack, packed_bytes
 from omniform.weights.formats.base import Format, Part
 from omniform.weights.keymap import KeyMap, Rule
@@ -253,14 +253,15 @@ def _chosen(
     for expert in range(experts):
         for share in range(shares):
             stem = stem_of(links[0 if joined else share * experts + expert].key)
-            format = choose(stem.removesuffix(".").removesuffix("_"), layer)
+            with named(stem.removesuffix(".")):
+                format = choose(stem.removesuffix(".").removesuffix("_"), layer)
+                known = {} if format is None else format.parts(layer.out_features, ins)
             spelled: str | None = stem
             if format is not None and holds is not None:
-                known = format.parts(layer.out_features, ins)
                 spelled, lacks = _held(stem, known, holds, prefixes)
                 absent = lacks if not pieces else absent
             elif format is not None:
-                absent = frozenset(n for n, p in format.parts(layer.out_features, ins).items() if p.optional)
+                absent = frozenset(n for n, p in known.items() if p.optional)
             if format is not None and spelled is not None:
                 pieces.append(Piece(expert, share, format, spelled, expert if joined else None))
                 written.append(stem)
