@@ -10,6 +10,7 @@ import pytest
 import torch
 from quantize_checkpoints import same_tensors
 
+from omniform.core.errors import ConfigError
 from omniform.transforms.quantize.layers import QuantLinear
 from omniform.transforms.quantize.stacks import QuantStack
 from reference import omniform
@@ -82,3 +83,31 @@ def test_packed_ones_answer_as_their_numbers_do(name):
     packed = logits(model)
     expected = logits(model.dequantize())
     assert (packed - expected).abs().max() <= 4e-3 * expected.abs().max()
+
+
+ROUNDED = ("fp8", "fp8-dynamic", "mxfp4", "mxfp8", "nvfp4", "w4a8", "w4afp8", "w8a8", "w8a8-static", "w8a8-static-asym")
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_rounded_activations_are_the_packages(name):
+    """Beside the package's own forward, from which plain activations are further off by far."""
+    oracle = told(name)
+    asked = omniform.CompressedTensorsConfig(round_activations=True)
+    model = omniform.AutoModelForCausalLM.from_pretrained(FOLDER / name, dtype=torch.float32, quantization_config=asked)
+    expected, plain = torch.tensor(oracle["active"]), torch.tensor(oracle["plain"])
+    off = (plain - expected).abs().mean()
+    if name not in ("fp8-dynamic", "w4a8", "w4afp8", "w8a8"):  # where weights rounded to bfloat16 differ as much
+        assert (logits(model) - expected).abs().mean() <= 0.5 * off
+    layers = {path: m for path, m in model.named_modules() if isinstance(m, QuantLinear)}
+    assert all(layer.format.rounds_inputs for layer in layers.values())
+    same = rounded(model, oracle["layers"])
+    for path, layer in layers.items():
+        hook = lambda module, given, layer=layer: layer.format.rounding(given[0], layer.held)
+        same.get_submodule(path).register_forward_pre_hook(hook)
+    assert (logits(same) - expected).abs().mean() <= 0.02 * off
+
+
+def test_inputs_that_are_no_whole_groups_are_named():
+    asked = omniform.CompressedTensorsConfig(round_activations=True)
+    with pytest.raises(ConfigError, match=r"layers\.0\.mlp\.down_proj.*groups of 128, of 160 inputs"):
+        omniform.AutoModelForCausalLM.from_pretrained(FOLDER / "fp8-block", quantization_config=asked)

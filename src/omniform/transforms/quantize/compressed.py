@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from omniform.core.errors import ConfigError, brief
-from omniform.transforms.quantize.compressed_layouts import layout_of
+from omniform.transforms.quantize.compressed_layouts import layout_of, rounding_of
 from omniform.transforms.quantize.config import QuantizationConfigMixin, register_quantization_config
 from omniform.transforms.quantize.formats import FormatQuantizer
 from omniform.transforms.quantize.fp8 import dtype_of_header
@@ -61,6 +61,9 @@ class CompressedTensorsConfig(QuantizationConfigMixin):
         run_compressed: the opposite of ``dequantize``, by its older name.
         dequantize: whether matrices become plain ones once they are loaded.
         use_optimized_inference: of an accelerator's kernels; nothing to be chosen here.
+        round_activations: whether inputs of layers are rounded as the checkpoint's settings say and the tool does
+            (experts' stay floats, as the reference's do), which is slower and further from the model that was
+            quantized; else they stay floats.
         kwargs: what other releases say: kept, and written back.
 
     Raises:
@@ -80,6 +83,7 @@ class CompressedTensorsConfig(QuantizationConfigMixin):
         run_compressed: bool | None = None,
         dequantize: bool = False,
         use_optimized_inference: bool = False,
+        round_activations: bool = False,
         **kwargs: object,
     ) -> None:
         self.quant_method = "compressed-tensors"
@@ -88,7 +92,7 @@ class CompressedTensorsConfig(QuantizationConfigMixin):
         self.kv_cache_scheme, self.global_compression_ratio = kv_cache_scheme, global_compression_ratio
         self.ignore = None if ignore is None else list(ignore)
         self.dequantize = dequantize or run_compressed is False
-        self.use_optimized_inference = use_optimized_inference
+        self.use_optimized_inference, self.round_activations = use_optimized_inference, round_activations
         for name, value in kwargs.items():
             if name != "quant_method":
                 setattr(self, name, value)
@@ -112,7 +116,8 @@ class CompressedTensorsConfig(QuantizationConfigMixin):
                 yield f"config_groups.{name}.format", group["format"]
 
     def get_loading_attributes(self) -> dict[str, object]:
-        return {"dequantize": self.dequantize, "use_optimized_inference": self.use_optimized_inference}
+        names = ("dequantize", "use_optimized_inference", "round_activations")
+        return {name: getattr(self, name) for name in names}
 
     def group_of(self, name: str) -> Mapping[str, object] | None:
         """The group that a layer belongs to: that of its name, else of an expression, else of its class.
@@ -208,8 +213,11 @@ class CompressedTensorsQuantizer(FormatQuantizer):
         self._held, self._prefixes = holds if isinstance(holds, Mapping) else {}, prefixes
         settings = self.quantization_config
         active = [g for g in settings.config_groups.values() if isinstance(g, Mapping) and g.get("input_activations")]
-        if active:
-            log.warning("activations stay floats here, where the checkpoint's settings would quantize them too")
+        if active and not settings.round_activations:
+            log.warning(
+                "activations stay floats here, where the checkpoint's settings would quantize them too; "
+                "CompressedTensorsConfig(round_activations=True) rounds them"
+            )
         if settings.kv_cache_scheme:
             log.warning("keys and values are kept as the engine's cache_dtype says, not as kv_cache_scheme does")
         made = super().keeping(model, keys, holds, prefixes, dtype)
@@ -226,7 +234,11 @@ class CompressedTensorsQuantizer(FormatQuantizer):
                 group = settings.group_of(one) or settings.group_of(name) or {}
                 weights = group.get("weights")
                 scheme = weights if isinstance(weights, Mapping) else {}
-                return layout_of(self._held, one, scheme, layer.out_features, layer.in_features)
+                given = group.get("input_activations") if settings.round_activations else None
+                rounding = None
+                if isinstance(given, Mapping):
+                    rounding = rounding_of(self._held, one, given, layer.in_features)
+                return layout_of(self._held, one, scheme, layer.out_features, layer.in_features, rounding)
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -13,6 +14,7 @@ from omniform.weights.formats.base import Format
 from omniform.weights.formats.compressed import BITS, Integers, Scaled
 from omniform.weights.formats.fp8 import MOST, Extra, Fp8
 from omniform.weights.formats.gptq import WORD
+from omniform.weights.formats.rounding import RANGES, Rounding
 from omniform.weights.formats.small_floats import Fours, Sixes
 from omniform.weights.keymap import Shaped
 
@@ -26,13 +28,14 @@ BESIDE = ("input_scale", "input_zero_point", "input_global_scale", "output_scale
 Held = Mapping[str, Shaped]
 
 
-def layout_of(held: Held, name: str, scheme: Scheme, outs: int, ins: int) -> Format:
+def layout_of(held: Held, name: str, scheme: Scheme, outs: int, ins: int, rounding: Rounding | None = None) -> Format:
     """How a layer lies.
 
     Args:
         held: the checkpoint's headers.
         name: the layer, as the checkpoint calls it.
         scheme: what the settings say of its weights; empty where they do not.
+        rounding: how its inputs are rounded.
 
     Raises:
         WeightsError: a tensor is missing, of another kind, or has another number of scales than the settings say.
@@ -51,9 +54,9 @@ def layout_of(held: Held, name: str, scheme: Scheme, outs: int, ins: int) -> For
     group = -1 if shared is not None else _group(name, scheme, shape, ins)
     if kind in MOST:
         block = (0, 0) if shared is not None else _structure(scheme, name) or (1, max(0, group))
-        return Fp8(kind, block, "weight_scale", scale, shared or (), extra)
+        return Fp8(kind, block, "weight_scale", scale, shared or (), extra, rounding)
     if packed and kind is torch.uint8:
-        return _small(held, name, scheme, group, scale, ins, extra)
+        return replace(_small(held, name, scheme, group, scale, ins, extra), rounding=rounding)
     if kind is not (torch.int32 if packed else torch.int8):
         known = "int32 or uint8" if packed else "int8 or float8"
         raise WeightsError("codes of this kind are not read", where=weight, expected=known, found=str(kind))
@@ -72,7 +75,7 @@ def layout_of(held: Held, name: str, scheme: Scheme, outs: int, ins: int) -> For
             found="no such tensor",
         )
     scaled = Scaled(group, shared, scale, None if zeros is None else dtype_of_header(zeros))
-    return Integers(bits, packed, scaled, f"{name}.weight_g_idx" in held, extra)
+    return Integers(bits, packed, scaled, f"{name}.weight_g_idx" in held, extra, rounding)
 
 
 def beside_of(held: Held, name: str) -> tuple[Extra, ...]:
@@ -83,7 +86,7 @@ def beside_of(held: Held, name: str) -> tuple[Extra, ...]:
 
 def _small(
     held: Held, name: str, scheme: Scheme, group: int, scale: torch.dtype, ins: int, extra: tuple[Extra, ...]
-) -> Format:
+) -> Fours | Sixes:
     """Floats of four or six bits."""
     bits = scheme.get("num_bits", 4)
     if scheme.get("type", "float") != "float" or bits not in (4, 6):
@@ -150,3 +153,34 @@ def _structure(scheme: Scheme, name: str) -> tuple[int, int] | None:
     raise ConfigError(
         "no such blocks", where=f"block_structure of {name}", expected="two numbers above zero", found=brief(said)
     )
+
+
+def rounding_of(held: Held, name: str, scheme: Scheme, ins: int) -> Rounding:
+    """How a layer's inputs are rounded.
+
+    Args:
+        scheme: what the settings say of them.
+
+    Raises:
+        ConfigError: they cannot be rounded so.
+        WeightsError: the file lacks their scales.
+    """
+    kind, bits = str(scheme.get("type", "int")), scheme.get("num_bits", 8)
+    strategy, size = scheme.get("strategy") or "tensor", scheme.get("group_size")
+    grouped, fixed = strategy in ("group", "tensor_group"), scheme.get("dynamic", False) is False
+    group = {"token": 0, "tensor": -1}.get(str(strategy), size if grouped else None)
+    good = type(group) is int and type(bits) is int and (kind, bits) in RANGES
+    if not good or (fixed and grouped) or (grouped and ins % int(str(size))):
+        raise ConfigError(
+            "inputs cannot be rounded so",
+            where=f"input_activations of {name}",
+            expected="int or float of 4 or 8 bits, of a tensor, a token, or whole groups that are dynamic",
+            found=f"{kind} of {brief(bits)} bits, {strategy}, groups of {brief(size)}, of {ins} inputs",
+        )
+    wanted = "input_global_scale" if strategy == "tensor_group" else "input_scale" if fixed else ""
+    if wanted and f"{name}.{wanted}" not in held:
+        raise WeightsError("a quantized layer lacks a tensor", where=name, expected=wanted, found="no such tensor")
+    assert type(group) is int and type(bits) is int
+    power = kind == "float" and str(scheme.get("scale_dtype")).removeprefix("torch.") == "uint8"
+    even = scheme.get("symmetric", True) is True
+    return Rounding(kind, bits, group, fixed, even, power, strategy == "tensor_group")

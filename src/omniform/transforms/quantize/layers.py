@@ -86,7 +86,7 @@ class QuantLinear(nn.Linear):
         """Shape: [..., in] to [..., out]."""
         made = matrix_of(self) if self._is_plain(x) else None
         if made is not None:
-            flat = self.format.inputs(x, training=self.training).reshape(-1, self.in_features)
+            flat = self.format.inputs(x, self.held, training=self.training).reshape(-1, self.in_features)
             return made.multiplied(flat).to(x.dtype).view(*x.shape[:-1], self.out_features)
         if torch.is_grad_enabled() and x.requires_grad and not is_watched():
             y = cast(Tensor, _Multiplied.apply(x, self))  # type: ignore[no-untyped-call]
@@ -96,7 +96,7 @@ class QuantLinear(nn.Linear):
 
     def multiplied(self, x: Tensor) -> Tensor:
         """The product in floats, a few rows at a time. Shape: [..., in] to [..., out]."""
-        given = self.format.inputs(x, training=self.training)
+        given = self.format.inputs(x, self.held, training=self.training)
         y = torch.cat([F.linear(given, rows.to(given.dtype)) for rows in self.rows()], dim=-1)
         return y.to(x.dtype)
 

@@ -85,10 +85,11 @@ class Format(ABC):
         """Whether what is multiplied is not the input itself, but what :meth:`inputs` makes of it."""
         return False
 
-    def inputs(self, x: Tensor, *, training: bool) -> Tensor:
+    def inputs(self, x: Tensor, held: Held, *, training: bool) -> Tensor:
         """What is multiplied instead of an input. Shape: [..., ins] to the same.
 
         Args:
+            held: the layer's tensors.
             training: whether the layer is in training.
         """
         return x

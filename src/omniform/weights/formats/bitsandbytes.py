@@ -114,7 +114,7 @@ class FourBit(Format):
         table = tuple(held["quant_map"].tolist())
         return Codes(codes, scales.view(outs, -1), None, table, group, 4).matrix(), None
 
-    def inputs(self, x: Tensor, *, training: bool) -> Tensor:
+    def inputs(self, x: Tensor, held: Held, *, training: bool) -> Tensor:
         return x if self.compute is None or not training else x.to(self.compute)
 
     def _codes(self, held: Held, count: int) -> Tensor:

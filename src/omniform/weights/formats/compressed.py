@@ -19,6 +19,7 @@ from omniform.weights.formats.base import CodedFormat, Held, Part
 from omniform.weights.formats.codes import Codes, order_of
 from omniform.weights.formats.fp8 import Extra, spare
 from omniform.weights.formats.gptq import WORD, unpacked
+from omniform.weights.formats.rounding import Rounding, RoundsInputs
 
 BITS = range(1, 9)
 
@@ -74,7 +75,7 @@ class Scaled:
 
 
 @dataclass(frozen=True, slots=True)
-class Integers(CodedFormat):
+class Integers(RoundsInputs, CodedFormat):
     """Whole numbers.
 
     Attributes:
@@ -83,6 +84,7 @@ class Integers(CodedFormat):
         scaled: how scales and zeros lie.
         ordered: whether a file says the group of each input.
         extra: further tensors, which are kept; see :func:`omniform.weights.formats.fp8.spare`.
+        rounding: how inputs are rounded; None where they stay floats.
     """
 
     bits: int
@@ -90,6 +92,7 @@ class Integers(CodedFormat):
     scaled: Scaled
     ordered: bool = False
     extra: tuple[Extra, ...] = ()
+    rounding: Rounding | None = None
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from omniform.core.errors import ConfigError, WeightsError
 from omniform.native.matrix import Matrix
 from omniform.weights.formats.base import Format, Held, Part
+from omniform.weights.formats.rounding import Rounding, RoundsInputs
 
 MOST = {torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
 """The largest number of each kind of floats."""
@@ -34,7 +35,7 @@ GROUPS = (256, 128, 64, 32, 16, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Fp8(Format):
+class Fp8(RoundsInputs, Format):
     """Floats of eight bits.
 
     Attributes:
@@ -44,6 +45,7 @@ class Fp8(Format):
         scale_dtype: float32, bfloat16 or float16; ``torch.float8_e8m0fnu`` or uint8 for powers of two.
         shape: of one scale for all; of others the blocks tell.
         extra: further tensors, which are kept; see :func:`spare`.
+        rounding: how inputs are rounded; None where they stay floats.
     """
 
     dtype: torch.dtype = torch.float8_e4m3fn
@@ -52,6 +54,7 @@ class Fp8(Format):
     scale_dtype: torch.dtype = torch.float32
     shape: tuple[int, ...] = ()
     extra: tuple[Extra, ...] = ()
+    rounding: Rounding | None = None
 
     @property
     def name(self) -> str:

@@ -52,7 +52,7 @@ class LlmInt8(Format):
         scales = held["SCB"].float()[:, None] * UNIT
         return Codes(held["codes"], scales, None, None, -(-ins // 8) * 8, 8).matrix(), None
 
-    def inputs(self, x: Tensor, *, training: bool) -> Tensor:
+    def inputs(self, x: Tensor, held: Held, *, training: bool) -> Tensor:
         """What codes of the inputs stand for, float32; in training, where the package rounds none, the inputs."""
         return x if training else rounded_inputs(x, self.threshold)
 

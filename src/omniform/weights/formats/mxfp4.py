@@ -16,8 +16,8 @@ from omniform.core.errors import ConfigError, WeightsError
 from omniform.weights.formats.base import CodedFormat, Held, Part
 from omniform.weights.formats.codes import Codes
 from omniform.weights.formats.fp8 import powers
+from omniform.weights.formats.rounding import MAGNITUDES
 
-MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 MEANS = MAGNITUDES + tuple(-x for x in MAGNITUDES)
 """What codes mean: the highest bit is the sign."""
 

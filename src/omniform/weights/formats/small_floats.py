@@ -19,13 +19,14 @@ from omniform.weights.formats.base import CodedFormat, Held, Part
 from omniform.weights.formats.codes import Codes
 from omniform.weights.formats.fp8 import Extra, powers, spare
 from omniform.weights.formats.mxfp4 import MEANS
+from omniform.weights.formats.rounding import Rounding, RoundsInputs
 
 EIGHTHS = 8
 """All numbers of E2M3 are so many eighths, at most 60."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fours(CodedFormat):
+class Fours(RoundsInputs, CodedFormat):
     """Floats of four bits.
 
     Attributes:
@@ -36,6 +37,7 @@ class Fours(CodedFormat):
         whole_shape: its shape.
         divides: whether scales are divided by that one, not multiplied.
         extra: further tensors, which are kept; see :func:`omniform.weights.formats.fp8.spare`.
+        rounding: how inputs are rounded; None where they stay floats.
     """
 
     group: int = 16
@@ -45,6 +47,7 @@ class Fours(CodedFormat):
     whole_shape: tuple[int, ...] = (1,)
     divides: bool = True
     extra: tuple[Extra, ...] = ()
+    rounding: Rounding | None = None
 
     @property
     def name(self) -> str:
@@ -77,14 +80,16 @@ class Fours(CodedFormat):
 
 
 @dataclass(frozen=True, slots=True)
-class Sixes(CodedFormat):
+class Sixes(RoundsInputs, CodedFormat):
     """Floats of six bits whose groups of 32 share a power of two (MXFP6), computed as eighths in eight bits.
 
     Attributes:
         extra: further tensors, which are kept; see :func:`omniform.weights.formats.fp8.spare`.
+        rounding: how inputs are rounded; None where they stay floats.
     """
 
     extra: tuple[Extra, ...] = ()
+    rounding: Rounding | None = None
 
     @property
     def name(self) -> str:
