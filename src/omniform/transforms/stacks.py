@@ -366,6 +366,11 @@ class BlockStack(HeldStack):
         parts = [cast(Tensor, self._buffers[name])[expert] for name in self._names]
         return torch.stack(parts, 1).flatten(0, 1) if self.arrangement == "pairs" else torch.cat(parts)
 
+    def rows_of_all(self) -> Tensor:
+        """The bytes of all experts' rows. Shape: [E, out, bytes of a row]."""
+        parts = [cast(Tensor, self._buffers[name]) for name in self._names]
+        return torch.stack(parts, 2).flatten(1, 2) if self.arrangement == "pairs" else torch.cat(parts, 1)
+
     def _addresses(self, expert: int) -> Tensor:
         """Where its rows lie, in its order. Shape: [out]; int64."""
         parts = [addresses(cast(Tensor, self._buffers[name])[expert]) for name in self._names]

@@ -111,6 +111,19 @@ def kind_of(name: str, shape: tuple[int, ...], mix: str, facts: Facts, odd: list
     return KINDS[_fitting(name, shape, _wanted(name, shape, mix, facts), odd)]
 
 
+def nearest_mix(kinds: Mapping[str, BlockType], shapes: Mapping[str, tuple[int, ...]], facts: Facts) -> str:
+    """The name for types that tensors have already: the first of those that would give the fewest another.
+
+    Args:
+        kinds: by the tensors' names.
+    """
+
+    def others(mix: str) -> int:
+        return sum(kind_of(name, shapes[name], mix, facts, []) != kind for name, kind in kinds.items())
+
+    return min(MIXES, key=others)
+
+
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a tensor is one that types are for."""
     whole = len(shape) > 1 and name.endswith(".weight") and not name.endswith(UNTOUCHED)

@@ -99,6 +99,26 @@ UNDONE: Mapping[Edit, Edit] = {minus_one: _plus_one, row: _flat, turned_each: tu
 """What undoes each edit, for whoever writes."""
 
 
+def keeps_blocks(place: Place) -> bool:
+    """Whether a matrix's rows are whole rows of the file's, so that blocks can go from one to the other as they are."""
+    along = "pairs" if place.turned else "rows"  # of outputs; the other way round they would be of inputs
+    return place.edit is None and place.join in (None, along)
+
+
+def blocks_to_file(place: Place, raw: Tensor, facts: Facts) -> Tensor:
+    """What :func:`to_file` does, to rows of blocks. Shape: [..., outs, bytes of a row]; uint8.
+
+    Args:
+        place: one that :func:`keeps_blocks`.
+        raw: the checkpoint's rows; outputs along the axis before the last, whichever way it holds the matrix.
+    """
+    if place.join == "rows":
+        raw = raw.chunk(2, -2)[place.part]
+    elif place.join == "pairs":
+        raw = raw[..., place.part :: 2, :]
+    return raw if place.order is None else raw[torch.argsort(place.order(facts, raw.shape[0]))]
+
+
 def to_file(place: Place, x: Tensor, facts: Facts, *, bias: bool) -> Tensor:
     """A checkpoint's tensor, or its part of one, as the file has it: what reading does, undone in reverse.
 

@@ -1,10 +1,10 @@
-"""A model's tensors by the checkpoint's keys, each made of numbers when it is asked for."""
+"""A model's tensors by the checkpoint's keys, each made when it is asked for: numbers, or the blocks that it is in."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -16,8 +16,9 @@ from omniform.hub.load import keymap_of
 from omniform.hub.save import check_whole, usual_ties
 from omniform.transforms.packed import Packed
 from omniform.transforms.quantize.layers import QuantLinear
-from omniform.transforms.stacks import HeldStack
-from omniform.weights.links import Link
+from omniform.transforms.stacks import BlockStack, HeldStack
+from omniform.weights.gguf.types import BlockType
+from omniform.weights.links import Groups, Index, Link, Rows, Share, Transposed, TransposedEach, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,17 @@ class Held:
         shape: its shape.
         numbers: makes it, or gives it.
         owner: which of the model's tensors it is, so that what is shared is told.
+        dtype: of the numbers.
+        kind: the type of the blocks that it is held in; None where it is in none.
+        blocks: gives their bytes, where there are some. Shape: [..., outs, bytes of a row].
     """
 
     shape: tuple[int, ...]
     numbers: Callable[[], Tensor]
     owner: int
+    dtype: torch.dtype
+    kind: BlockType | None = None
+    blocks: Callable[[], Tensor] | None = None
 
 
 class Sources(Mapping[str, Tensor]):
@@ -55,7 +62,7 @@ class Sources(Mapping[str, Tensor]):
         for path, links in table.links.items():
             for link in links:
                 self._links.setdefault(link.key, []).append((path, link))
-        self._last: tuple[str, Tensor] | None = None
+        self._last: tuple[object, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self._links)
@@ -76,11 +83,63 @@ class Sources(Mapping[str, Tensor]):
         assert made is not None
         return made
 
+    def dtype(self, key: str) -> torch.dtype:
+        """The dtype of a tensor's numbers."""
+        return self._held[self._links[key][0][0]].dtype
+
+    def kind(self, key: str) -> BlockType | None:
+        """The type of the blocks that a matrix is held in, where all of it is in one, and in whole rows; else None."""
+        kinds = {self._held[path].kind if _keeps_rows(link) else None for path, link in self._links[key]}
+        return kinds.pop() if len(kinds) == 1 else None
+
+    def blocks(self, key: str) -> Tensor:
+        """The blocks of a matrix that is held in some, as they are.
+
+        Returns:
+            The checkpoint's rows. Shape: [..., outs, bytes of a row], whichever way the checkpoint holds it; uint8.
+        """
+        made: Tensor | None = None
+        for path, link in self._links[key]:
+            ours, link = self._bytes(path), replace(link, kind="packed")
+            if all(isinstance(view, (Transposed, TransposedEach)) for view in link.theirs):
+                return link.of_ours(ours)
+            if made is None:
+                turned = any(isinstance(view, Transposed) for view in link.theirs)
+                made = torch.empty(self.shapes[key][-1 if turned else 0], ours.shape[-1], dtype=torch.uint8)
+            link.of_theirs(made).copy_(link.of_ours(ours))
+        assert made is not None
+        return made
+
     def _numbers(self, path: str) -> Tensor:
-        if self._last is None or self._last[0] != path:
+        return self._kept(path, self._held[path].numbers)
+
+    def _bytes(self, path: str) -> Tensor:
+        blocks = self._held[path].blocks
+        assert blocks is not None
+        return self._kept((path, "blocks"), blocks)
+
+    def _kept(self, name: object, make: Callable[[], Tensor]) -> Tensor:
+        if self._last is None or self._last[0] != name:
             self._last = None  # before another is made
-            self._last = path, self._held[path].numbers().detach()
+            self._last = name, make().detach()
         return self._last[1]
+
+
+def _keeps_rows(link: Link) -> bool:
+    """Whether both views take whole rows, so that blocks stay whole."""
+    return all(map(_are_of_rows, (link.theirs, link.ours)))
+
+
+def _are_of_rows(views: Sequence[View]) -> bool:
+    grouped = False  # before that, an axis by its number may be that of the inputs
+    for view in views:
+        if isinstance(view, (Rows, Share, Groups)):
+            if view.axis == "in" or (isinstance(view.axis, int) and not (grouped and view.axis == 1)):
+                return False
+            grouped = grouped or isinstance(view, Groups)
+        elif not isinstance(view, (Transposed, TransposedEach, Index)):
+            return False
+    return len(views) == 1 or not any(isinstance(view, TransposedEach) for view in views)
 
 
 def _held(model: Model) -> dict[str, Held]:
@@ -99,7 +158,7 @@ def _held(model: Model) -> dict[str, Held]:
         elif isinstance(module, QuantLinear) and name in module.parts:
             found.setdefault(f"{parent}.weight", _of(module, id(tensor)))
         else:
-            found[path] = Held(tuple(tensor.shape), partial(_itself, tensor), id(tensor))
+            found[path] = Held(tuple(tensor.shape), partial(_itself, tensor), id(tensor), tensor.dtype)
         if tensor.is_meta:
             raise InputError(
                 "the model has no weights that could be saved", where=path, found="a tensor on the meta device",
@@ -113,11 +172,13 @@ def _itself(tensor: Tensor) -> Tensor:
 
 
 def _of(module: Packed | HeldStack | QuantLinear, owner: int) -> Held:
+    dtype = torch.float32
     if isinstance(module, QuantLinear):
-        shape: tuple[int, ...] = (module.out_features, module.in_features)
-    elif isinstance(module, Packed):
-        kind = module.kind
-        shape = (module.packed.shape[0], math.prod(module.packed.shape[1:]) // kind.nbytes * kind.numbers)
-    else:
-        shape = module.shape
-    return Held(shape, lambda: module.weight, owner)
+        return Held((module.out_features, module.in_features), lambda: module.weight, owner, dtype)
+    if isinstance(module, Packed):
+        kind, raw = module.kind, module.packed
+        shape = (raw.shape[0], math.prod(raw.shape[1:]) // kind.nbytes * kind.numbers)
+        return Held(shape, lambda: module.weight, owner, dtype, kind, lambda: module.in_order(raw, 0))
+    if isinstance(module, BlockStack):
+        return Held(module.shape, lambda: module.weight, owner, dtype, module.kind, module.rows_of_all)
+    return Held(module.shape, lambda: module.weight, owner, dtype)

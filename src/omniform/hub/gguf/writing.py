@@ -26,13 +26,14 @@ from omniform.hub.gguf import mixes
 from omniform.hub.gguf.architectures import ARCHITECTURES, Architecture
 from omniform.hub.gguf.config import config_of
 from omniform.hub.gguf.facts import Facts
-from omniform.hub.gguf.places import Place, to_file
+from omniform.hub.gguf.places import Place, blocks_to_file, keeps_blocks, to_file
 from omniform.hub.gguf.sources import Sources
 from omniform.hub.gguf.spoken import tokens_told
 from omniform.hub.gguf.telling import Telling, told_of
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.weights.gguf.quantize import quantize
 from omniform.weights.gguf.reader import GgufFile, TensorInfo, Value
+from omniform.weights.gguf.types import BlockType
 from omniform.weights.gguf.writer import Planned, write_gguf
 
 log = logging.getLogger("omniform")
@@ -47,9 +48,12 @@ KIN: Final[Mapping[str, str]] = {
 UNHEARD: Final = re.compile(r"(dropout|_pdrop|initializer_range|router_aux_loss_coef|output_router_logits|^use_cache$)")
 """Settings of training: of no use to who reads a file."""
 
+FLOATS: Final = {kind.dtype: kind for kind in map(mixes.KINDS.__getitem__, ("F32", "F16", "BF16"))}
+"""Types that models have their numbers in."""
+
 
 def save_gguf(
-    model: Model, path: str | os.PathLike[str], *, type: str = "Q4_K_M", tokenizer: Tokenizer | None = None
+    model: Model, path: str | os.PathLike[str], *, type: str | None = None, tokenizer: Tokenizer | None = None
 ) -> None:
     """Save a model as one GGUF file, in an instant: whatever was there before stays until it is whole.
 
@@ -57,7 +61,9 @@ def save_gguf(
         model: of a family that llama.cpp knows; plain, or quantized in any format, whose numbers are taken.
         path: the file, ``model.gguf``.
         type: what its numbers are: ``F32``, ``F16``, ``BF16``, ``Q8_0``, ..., or one of the mixes that people know
-            (``Q4_K_M``). Matrices whose rows are no whole blocks of a type are written in another, which is said.
+            (``Q4_K_M``). Matrices whose rows are no whole blocks of a type are written in another, which is said. None
+            leaves every matrix what it is: in the blocks that a GGUF file held it in, else the floats that it has.
+            What is in blocks of its type already is never quantized again, whatever type is named.
         tokenizer: its tokenizer and chat template; without, the file has none, and texts cannot be given to it.
 
     Raises:
@@ -70,7 +76,7 @@ def save_gguf(
         raise InputError("no file", where="path", expected="a path", found=brief(path))
     if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
         raise InputError("no tokenizer", where="tokenizer", expected="AutoTokenizer's", found=brief(tokenizer))
-    mix = mixes.mix_named(type)
+    mix = None if type is None else mixes.mix_named(type)
     if adapter_of(model) is not None:
         raise InputError("a GGUF file has no adapters", where="save_gguf", remedy="Call merge_adapters() first.")
     written = _Written.of(model, mix, tokenizer)
@@ -101,12 +107,14 @@ class _Part:
         keys: the checkpoint's, in order: one, or one for each expert.
         shape: what it has in the file.
         bias: whether it is a bias.
+        kind: the type that it is in: of the blocks, where they can be written as they are, else of its floats.
     """
 
     place: Place
     keys: tuple[str, ...]
     shape: tuple[int, ...]
     bias: bool
+    kind: BlockType
 
 
 class _Written:
@@ -125,12 +133,12 @@ class _Written:
         self._facts = _Foreseen(metadata, plan, told)
 
     @classmethod
-    def of(cls, model: Model, mix: str, tokenizer: Tokenizer | None) -> _Written:
+    def of(cls, model: Model, mix: str | None, tokenizer: Tokenizer | None) -> _Written:
         config = model.config
         name = architecture_named(config)
         arch, sources = ARCHITECTURES[name], Sources(model)
         told = told_of(name, arch, config)
-        metadata = _metadata(model, told, mix, tokenizer)
+        metadata = _metadata(model, told, tokenizer)
         parts = _parts(sources, arch, _Foreseen(metadata, (), told), name)
         shapes: dict[str, tuple[int, ...]] = {one: (len(numbers),) for one, numbers in told.tensors.items()}
         shapes |= {one: part.shape for one, part in parts.items()}
@@ -142,10 +150,16 @@ class _Written:
             shared=heads // kv if isinstance(heads, int) and isinstance(kv, int) and kv else 1,
             tied="output.weight" not in parts,
         )
-        odd: list[str] = []
-        plan = [Planned(one, shape, mixes.kind_of(one, shape, mix, facts, odd)) for one, shape in shapes.items()]
-        if odd:
-            log.warning("%d tensors have rows that are no whole blocks of their type: %s", len(odd), listed(odd))
+        if mix is None:
+            kinds = {one: _as_it_is(one, parts.get(one)) for one in shapes}
+            mix = mixes.nearest_mix(kinds, shapes, facts)
+        else:
+            odd: list[str] = []
+            kinds = {one: mixes.kind_of(one, shape, mix, facts, odd) for one, shape in shapes.items()}
+            if odd:
+                log.warning("%d tensors have rows that are no whole blocks of their type: %s", len(odd), listed(odd))
+        metadata["general.file_type"] = mixes.MIXES[mix].number
+        plan = [Planned(one, shape, kinds[one]) for one, shape in shapes.items()]
         made = cls(metadata, plan, parts, told, sources)
         check_told(config, arch, made._facts)
         return made
@@ -159,8 +173,16 @@ class _Written:
     def _raw(self, planned: Planned) -> Tensor:
         with torch.device("cpu"):
             short = self._told.tensors.get(planned.name)
-            x = torch.tensor(short) if short is not None else self._numbers(self._parts[planned.name])
-            return quantize(x.cpu(), planned.kind, planned.name)
+            if short is not None:
+                return quantize(torch.tensor(short), planned.kind, planned.name)
+            part = self._parts[planned.name]
+            if part.kind.is_packed and part.kind == planned.kind:
+                return self._blocks(part).cpu()
+            return quantize(self._numbers(part).cpu(), planned.kind, planned.name)
+
+    def _blocks(self, part: _Part) -> Tensor:
+        each = [blocks_to_file(part.place, self._sources.blocks(key), self._facts) for key in part.keys]
+        return torch.stack(each) if "{e}" in part.place.key else each[0]
 
     def _numbers(self, part: _Part) -> Tensor:
         each = [to_file(part.place, self._sources[key], self._facts, bias=part.bias) for key in part.keys]
@@ -179,14 +201,14 @@ class _Foreseen(Facts):
         return torch.tensor(self._short[name]).double().tolist()
 
 
-def _metadata(model: Model, told: Telling, mix: str, tokenizer: Tokenizer | None) -> dict[str, Value]:
+def _metadata(model: Model, told: Telling, tokenizer: Tokenizer | None) -> dict[str, Value]:
     config = model.config
-    title = Path(config.name_or_path).name or config.model_type
+    title = Path(config.name_or_path).name.removesuffix(".gguf") or config.model_type
     made: dict[str, Value] = {
         "general.architecture": told.name,
         "general.type": "model",
         "general.name": title,
-        "general.file_type": mixes.MIXES[mix].number,
+        "general.file_type": 0,
         "general.quantization_version": 2,
         **{f"{told.name}.{key}": value for key, value in told.own.items()},
     }
@@ -232,8 +254,23 @@ def _parts(sources: Sources, arch: Architecture, facts: Facts, name: str) -> dic
             meta = torch.empty(sources.shapes[keys[0]])
         free = Place(place.key, None, place.edit, place.turned, place.join, place.part, place.bare)
         shape = tuple(to_file(free, meta, facts, bias=bias).shape)
-        parts[full] = _Part(place, keys, (len(keys), *shape) if "{e}" in place.key else shape, bias)
+        parts[full] = _Part(
+            place, keys, (len(keys), *shape) if "{e}" in place.key else shape, bias, _kind(sources, place, keys)
+        )
     return dict(sorted(parts.items(), key=_order))
+
+
+def _kind(sources: Sources, place: Place, keys: Sequence[str]) -> BlockType:
+    """What the checkpoint's tensors that make up one of the file's are in: blocks, else the floats of the first."""
+    kinds = {sources.kind(key) if keeps_blocks(place) else None for key in keys}
+    found = kinds.pop() if len(kinds) == 1 else None
+    return found or FLOATS.get(sources.dtype(keys[0]), mixes.KINDS["F32"])
+
+
+def _as_it_is(name: str, part: _Part | None) -> BlockType:
+    """The type of a tensor of which nothing is to be lost; llama.cpp wants float32 of what is no matrix."""
+    matrix = part is not None and (part.kind.is_packed or mixes.is_matrix(name, part.shape))
+    return part.kind if part is not None and matrix else mixes.KINDS["F32"]
 
 
 def _order(item: tuple[str, object]) -> tuple[int, int]:

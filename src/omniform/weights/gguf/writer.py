@@ -74,7 +74,7 @@ def write_gguf(
                 "a tensor has another size than was planned", where=one.name, expected=str(one.nbytes),
                 found=str(made.numel()),
             )  # fmt: skip
-        file.write(made.view(-1).numpy().tobytes())
+        file.write(made.view(-1).numpy().data)
         file.write(bytes(_aligned(one.nbytes) - one.nbytes))
 
 
