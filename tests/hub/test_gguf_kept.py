@@ -125,6 +125,13 @@ for target in sys.argv[1:]:
     assert path.read_bytes() == before and sorted(os.listdir(path.parent)) == ["model.gguf", "plain"]
 
 
+def size_of(path):
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # it has its own name by now
+
+
 KILLED = """
 import sys, torch, omniform
 torch.set_num_threads(1)
@@ -143,20 +150,21 @@ while True:
 @pytest.mark.slow
 def test_killed_while_it_writes(tmp_path):
     path, target = random_file(tmp_path, "llama", "Q8_0"), tmp_path / "made.gguf"
-    omniform.AutoModelForCausalLM.from_pretrained(path).save_gguf(target)
-    first, interrupted = target.read_bytes(), 0
-    for delay in (0.02, 0.1, 0.5):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, path, target], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if target.read_bytes() != first:
-            model = omniform.AutoModelForCausalLM.from_pretrained(target, dequantize=True)
-            values = {round(float(v), 2) for p in model.parameters() for v in (p.detach().min(), p.detach().max())}
-            assert len(values) == 1 and values.pop() >= 1, "whole, and of one kind"
-        interrupted += bool(list(tmp_path.glob(".made.gguf-*")))
-    assert interrupted  # else nothing was
-    omniform.AutoModelForCausalLM.from_pretrained(path).save_gguf(target)
+    kept = omniform.AutoModelForCausalLM.from_pretrained(path)
+    kept.save_gguf(target)
+    first = target.read_bytes()
+    process = subprocess.Popen([sys.executable, "-c", KILLED, path, target], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    end = time.monotonic() + 120
+    while time.monotonic() < end and not any(size_of(one) for one in tmp_path.glob(".made.gguf-*/*")):
+        pass  # until there is something of the new file
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(tmp_path.glob(".made.gguf-*")), "nothing was interrupted"
+    if target.read_bytes() != first:  # a later one's turn was cut off
+        model = omniform.AutoModelForCausalLM.from_pretrained(target, dequantize=True)
+        values = {round(float(v), 2) for p in model.parameters() for v in (p.detach().min(), p.detach().max())}
+        assert len(values) == 1 and values.pop() >= 1, "whole, and of one kind"
+    kept.save_gguf(target)
     assert not list(tmp_path.glob(".made.gguf-*")), "what the killed left is cleared away"
     assert target.read_bytes() == first
