@@ -80,13 +80,8 @@ def random_file(folder: Path, name: str, form: str) -> Path:
         finer = any(part in full for part in ("ffn_down", "attn_v", "token_embd", "output."))
         own = by_name[form if form != MIXED else "Q6_K" if finer else "Q4_K"]
         tensors[full] = tensor
-        if (
-            tensor.ndim < 2
-            or full.endswith("bias")
-            or "norm" in full
-            or "gate_inp" in full
-            or tensor.shape[-1] % own.numbers
-        ):
+        whole = full.endswith("bias") or any(part in full for part in ("norm", "gate_inp", "position"))
+        if whole or tensor.ndim < 2 or tensor.shape[-1] % own.numbers:
             continue
         kinds[full] = gguf_written.TYPES[own.name]
         if own.is_packed:

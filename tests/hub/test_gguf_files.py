@@ -317,6 +317,10 @@ UNKNOWN = {
     "no such architecture": ({"general.architecture": "mamba7"}, (), UnknownNameError, "mamba7.*llama"),
     "no size": ({}, (".embedding_length",), ConfigError, "lacks a key.*llama.embedding_length"),
     "a text for a size": ({".block_count": "two"}, (), ConfigError, "a whole number.*'two'"),
+    "heads that turn in part": ({".rope.dimension_count": 8}, (), ConfigError, "the 16 numbers of a head; found 8"),
+    "layers without end": ({".block_count": 2**31}, (), ConfigError, "at most 10000"),
+    "heads without end": ({".attention.head_count": 2**31}, (), ConfigError, "head"),
+    "no numbers": ({".feed_forward_length": 0}, (), ConfigError, "an integer >= 1; found 0"),
     "scaling that nobody knows": ({".rope.scaling.type": "warp"}, (), ConfigError, "none, linear, yarn.*warp"),
     "no tensor": ({}, ("blk.1.ffn_up.weight",), WeightsError, "missing model.layers.1.mlp.up_proj.weight"),
     "no vectors": ({}, ("token_embd.weight",), ConfigError, "lacks a tensor.*token_embd.weight"),
@@ -336,6 +340,25 @@ def test_a_file_that_does_not_fit(plain, tmp_path, name):
     path = gguf_written.written(tmp_path / "model.gguf", arch, metadata, tensors)
     with pytest.raises(kind, match=f"(?s){words}"):
         omniform.AutoModelForCausalLM.from_pretrained(path)
+
+
+MISSHAPEN = {
+    "narrow rows": ("blk.1.ffn_up.weight", (96, 32), "up_proj.*expected.*found"),
+    "few rows": ("blk.1.attn_q.weight", (32, 64), "q_proj.*expected.*found"),
+    "no whole heads": ("blk.1.attn_k.weight", (31, 64), "attn_k.weight.*no whole heads.*31 rows|k_proj.*31, 64"),
+    "rows of too many blocks": ("blk.1.ffn_down.weight", (64, 192), "down_proj.*expected.*found"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [{}, {"dequantize": True}])
+@pytest.mark.parametrize("name", MISSHAPEN)
+def test_a_tensor_of_another_shape(plain, tmp_path, name, how):
+    key, shape, words = MISSHAPEN[name]
+    tensors = {**gguf_written.converted("llama", plain[0]), key: np.ones(shape)}
+    metadata = {**TOLD, **gguf_written.vocabulary(288)}
+    path = gguf_written.written(tmp_path / "model.gguf", "llama", metadata, tensors, MIXED)
+    with pytest.raises(WeightsError, match=f"(?s)model.gguf.*({words})"):
+        omniform.AutoModelForCausalLM.from_pretrained(path, **how)
 
 
 def test_a_tensor_without_a_place_and_a_type_that_is_not_read(plain, tmp_path):

@@ -54,8 +54,16 @@ def _yarn(facts: Facts) -> Told:
 
 
 def headed(facts: Facts) -> Told:
-    """Rotary settings, and heads whose width the file says."""
-    return {**rotary(facts), "head_dim": head_dim(facts)}
+    """Rotary settings, and heads whose width the file says, all of which turns.
+
+    Raises:
+        ConfigError: a part of each turns only, which these families do not have.
+    """
+    width = head_dim(facts)
+    turning = facts.integer("rope.dimension_count", width)
+    if turning != width:
+        raise facts.fail(facts.own("rope.dimension_count"), f"the {width} numbers of a head", turning)
+    return {**rotary(facts), "head_dim": width}
 
 
 def head_dim(facts: Facts) -> int:

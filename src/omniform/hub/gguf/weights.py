@@ -130,11 +130,9 @@ class GgufWeights(Mapping[str, Tensor]):
     def order(self, key: str) -> Tensor | None:
         """Which of the file's rows is each of a matrix's; None where they lie in order. Shape: [rows]; int64."""
         entry = self.entries[key]
-        order = entry.parts[0].place.order
-        if order is None:
-            return None
+        part = entry.parts[0]
         with torch.device("cpu"):  # where a model is built without numbers, these are some all the same
-            return order(self._facts, entry.shape[0])
+            return None if part.place.order is None else self._order(part, entry.shape[0])
 
     def keep(self, key: str, *, ordered: bool) -> None:
         """Have a matrix given as its bytes, under a key that ends in ``.packed`` instead of ``.weight``.
@@ -214,12 +212,23 @@ class GgufWeights(Mapping[str, Tensor]):
         return entry.is_plain or (key.endswith(PACKED) and entry.parts[0].place.order is None)
 
     def _bytes(self, entry: GgufEntry) -> Tensor:
-        raw, order = self._raw(entry.parts[0]), entry.parts[0].place.order
-        if order is None:
+        part = entry.parts[0]
+        raw = self._raw(part)
+        if part.place.order is None:
             return raw
-        made = raw[order(self._facts, raw.shape[0])]
+        made = raw[self._order(part, raw.shape[0])]
         release(raw)
         return made
+
+    def _order(self, part: Part, rows: int) -> Tensor:
+        assert part.place.order is not None
+        try:
+            return part.place.order(self._facts, rows)
+        except RuntimeError as error:
+            raise WeightsError(
+                "a matrix's rows are no whole heads", where=f"{self._facts.where}: {part.info.name}",
+                expected=f"rows of {self._facts.integer('attention.head_count')} heads", found=f"{rows} rows",
+            ) from error  # fmt: skip
 
     def _raw(self, part: Part) -> Tensor:
         raw = self._facts.raw(part.info.name)
@@ -232,7 +241,7 @@ class GgufWeights(Mapping[str, Tensor]):
         if x.data_ptr() != raw.data_ptr():
             release(raw)
         if part.place.order is not None:
-            x = x[part.place.order(self._facts, x.shape[0])]
+            x = x[self._order(part, x.shape[0])]
         if part.place.edit is not None:
             x = part.place.edit(x.float())
         return x.transpose(-1, -2) if part.place.turned and x.dim() > 1 else x
