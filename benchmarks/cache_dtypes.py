@@ -1,4 +1,6 @@
-"""What keys and values in few bits cost and bring: ``python benchmarks/cache_dtypes.py MODEL.gguf TEXT [tokens ...]``.
+"""What keys and values in few bits cost and bring: ``python benchmarks/cache_dtypes.py MODEL TEXT [tokens ...]``.
+
+MODEL is a folder or a GGUF file that has a tokenizer, computed in bfloat16.
 
 One process, one thread, every way in turn. Quality: the text in stretches of 512 tokens; the model's own next-token
 distributions beside those of each way. Speed: the processor's time of a token after so many others.
@@ -17,9 +19,10 @@ from omniform.engine.engine import Engine
 from omniform.engine.runner import Runner
 
 WAYS = (None, "int8", "int4")
-STRETCH, MOST = 512, 2048
+STRETCH, MOST = 512, 4096
 
 
+@torch.inference_mode()
 def logits_of(engine: Engine, tokens: list[int]) -> torch.Tensor:
     """The scores after every token but the last. Shape: [len(tokens) - 1, V]."""
     found: list[torch.Tensor] = []
@@ -91,9 +94,8 @@ def speed(model: omniform.Model, tokens: list[int], length: int, rounds: int = 2
 
 def main() -> None:
     path, text, *lengths = sys.argv[1:]
-    file = Path(path)
-    model = omniform.AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.bfloat16)
-    reader = omniform.AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    model = omniform.AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+    reader = omniform.AutoTokenizer.from_pretrained(path)
     tokens = reader(Path(text).read_text())["input_ids"]
     tokens = tokens[0].tolist() if isinstance(tokens, torch.Tensor) else list(tokens)
     torch.set_num_threads(1)

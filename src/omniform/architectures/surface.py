@@ -116,6 +116,8 @@ class Surface(AutoNamed, TakesAdapters):
         self.hf_quantizer.dequantize(self, dtype)
         self.transforms = tuple(t for t in self.transforms if not t.belongs_to(self.hf_quantizer))
         self.__dict__.update(hf_quantizer=None, is_quantized=False, quantization_method=None)
+        for flag in ("is_loaded_in_8bit", "is_loaded_in_4bit"):
+            self.__dict__.pop(flag, None)
         if "quantization_config" in self.config.raw:
             self.config.quantization_config = None
         return self

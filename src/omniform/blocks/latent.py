@@ -163,7 +163,8 @@ class LatentAttention(StatefulModule):
         layer itself knows then what it does to a latent.
         """
         h, layer = self.heads, self.kv_b_proj
-        if not isinstance(layer, nn.Linear) or layer.weight.dtype != self.kv_a_layernorm.weight.dtype:
+        plain = isinstance(layer, nn.Linear) and "weight" in layer._parameters  # to ask for others' makes it anew
+        if not plain or layer.weight.dtype != self.kv_a_layernorm.weight.dtype:
             return False
         through, wider = h.rank * (h.plain + h.value), 2 * h.rank - h.plain - h.value
         return queries * (through + keys * wider) < keys * through

@@ -30,7 +30,7 @@ from omniform.models.registry import known_families
 from omniform.transforms.quantize.quantizer import Quantizing
 from omniform.weights.init import NoInitialising, initialise
 from omniform.weights.keymap import KeyMap, KeyTable, Shaped, is_unwrapped
-from omniform.weights.tensors import assign, tensors_and_ties
+from omniform.weights.tensors import assign, passing_bytes, tensors_and_ties
 from omniform.weights.transform import Transform, kept_dtypes, prepared
 
 log = logging.getLogger("omniform")
@@ -342,7 +342,7 @@ def layout_of(
         if isinstance(module, nn.ModuleList) and len(module):  # templates tell of its children only
             spelled[path] = spelled[f"{path}.0"].rpartition(".")[0]
     spelled |= _gathered(spelled, table)
-    return Layout(model, stored, ties, spelled)
+    return Layout(model, stored, ties, spelled, passing_bytes(model))
 
 
 def _gathered(spelled: Mapping[str, str], table: KeyTable) -> dict[str, str]:

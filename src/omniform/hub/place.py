@@ -92,12 +92,21 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What placing needs to know of a model: its tensors and ties, and how the checkpoint spells module paths."""
+    """What placing needs to know of a model.
+
+    Attributes:
+        model: on the meta device.
+        stored: its tensors, by path.
+        ties: paths of tensors that are others', and these.
+        spelled: how the checkpoint spells module paths.
+        beside: bytes of buffers that no file holds, by the paths of their modules.
+    """
 
     model: nn.Module
     stored: Mapping[str, Stored]
     ties: Mapping[str, str]
     spelled: Mapping[str, str]
+    beside: Mapping[str, int]
 
 
 def place(layout: Layout, device_map: object, max_memory: object, *, has_folder: bool) -> Placement:
@@ -183,7 +192,10 @@ def _parts(layout: Layout, places: Mapping[str, Place]) -> Iterator[Part]:
         owners = [layout.ties.get(tensor, tensor) for tensor in tensors]
         new = [owner for owner in dict.fromkeys(owners) if owner not in counted]
         counted.update(new)
-        return Part(path, tuple(tensors), sum(layout.stored[o].nbytes for o in new), places.get(tensors[0], "cpu"))
+        modules = {tensor.rpartition(".")[0] for tensor in tensors} & layout.beside.keys() - counted
+        counted.update(modules)
+        nbytes = sum(layout.stored[o].nbytes for o in new) + sum(layout.beside[m] for m in modules)
+        return Part(path, tuple(tensors), nbytes, places.get(tensors[0], "cpu"))
 
     def visit(path: str, module: nn.Module, whole: bool) -> Iterator[Part]:
         inside = _beneath(layout, path)

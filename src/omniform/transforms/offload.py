@@ -4,7 +4,7 @@ A part that lies where it is computed is left alone. Where several devices compu
 a layer leaves its output where it is, since the next layer is likely there too, and all else gives it back on the main
 device, where the code between the parts adds and compares. Weights that lie elsewhere visit for the time of their
 part's ``forward``: they are brought to its device and dropped again, or, where the CPU computes what the disk holds,
-read from the mapped file, page by page, and their pages let go.
+read from the mapped file, page by page, and their pages let go, and with them what layers made of them to multiply by.
 
 All of it hangs on one hook before and one after each part, so that paths, ``state_dict`` and classes stay as they are.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,15 @@ class Offload(Transform):
             attach(model, self._stays, self._main)
 
 
+@runtime_checkable
+class Makes(Protocol):
+    """A module that makes something of its tensors when it computes, and keeps it."""
+
+    def drop_made(self) -> None:
+        """Let go of it."""
+        ...
+
+
 class _Visit:
     """One part's hooks."""
 
@@ -82,6 +91,7 @@ class _Visit:
         self.next: _Visit | None = None
         self.homes = [_home(model, path) for path in stay.tensors]
         self.resident: list[Tensor] = []
+        self.makes = [part for part in model.get_submodule(stay.path).modules() if isinstance(part, Makes)]
 
     def tensors(self) -> list[Tensor]:
         """The tensors that visit, as they lie at home."""
@@ -107,6 +117,8 @@ class _Visit:
     def after(self, module: nn.Module, args: object, output: object) -> object:
         """Let the weights go."""
         if self.stay.mapped:
+            for part in self.makes:
+                part.drop_made()
             for tensor in self.tensors():
                 release(tensor)
         else:

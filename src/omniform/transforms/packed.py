@@ -27,7 +27,7 @@ from omniform.weights.gguf.dequantize import dequantize
 from omniform.weights.gguf.types import BlockType
 from omniform.weights.keymap import KeyMap, Rule
 from omniform.weights.links import Groups, Index, Link, Rows, Share, Transposed, TransposedEach, View
-from omniform.weights.pages import collapse, is_mapped, release
+from omniform.weights.pages import collapse, is_mapped, own_bytes, release
 from omniform.weights.transform import Transform
 from omniform.weights.version import Memory, counted
 
@@ -104,9 +104,13 @@ class Packed(nn.Module):
         return {"packed": self.packed.numel() // self.kind.nbytes * self.kind.numbers}
 
     def in_memory(self) -> dict[str, int]:
-        """Bytes that a layer's native matrix takes, once it is made."""
+        """Bytes that a layer's native matrix takes, once it is made, and its blocks where no file holds them."""
         made = _MADE.get(self)
-        return {} if made is None else {"packed": made.matrix.nbytes}
+        return {} if made is None else {"packed": made.matrix.nbytes + own_bytes(self.packed)}
+
+    def drop_made(self) -> None:
+        """Let go of its native matrix; it is made again when somebody multiplies."""
+        _MADE.pop(self, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,7 @@ def forget_written(model: nn.Module) -> None:
             del _MADE[layer]
 
 
-class PackedLinear(Packed):
+class PackedLinear(Packed, nn.Linear):  # type: ignore[override] # what is made anew cannot be set
     """A linear layer whose matrix stays in blocks.
 
     Args:
@@ -182,9 +186,9 @@ class PackedLinear(Packed):
     def __init__(
         self, in_features: int, out_features: int, kind: BlockType, *, bias: bool, order: Tensor | None = None
     ) -> None:
-        super().__init__(out_features, in_features, kind, order)
+        Packed.__init__(self, out_features, in_features, kind, order)
         self.in_features, self.out_features = in_features, out_features
-        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: [..., in] to [..., out]."""
@@ -192,13 +196,17 @@ class PackedLinear(Packed):
         if made is not None:
             flat = x.reshape(-1, self.in_features)
             return made.matrix.multiply(flat, bias=made.bias).view(*x.shape[:-1], self.out_features)
-        rows = max(1, AT_ONCE // self.in_features)
-        if rows >= self.out_features:
-            return F.linear(x, self.weight.to(x.dtype), self.bias)
-        parts = torch.split(self.packed, rows)
-        y = torch.cat([F.linear(x, dequantize(part, self.kind).to(x.dtype)) for part in parts], dim=-1)
-        y = self.in_order(y, -1)
-        return y if self.bias is None else y + self.bias
+        if torch.is_grad_enabled() and x.requires_grad and not is_watched():
+            y = cast(Tensor, _Multiplied.apply(x, self))  # type: ignore[no-untyped-call]
+        else:
+            y = self.multiplied(x)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def multiplied(self, x: Tensor) -> Tensor:
+        """The product in floats, a few rows of the file at a time. Shape: [..., in] to [..., out]."""
+        parts = torch.split(self.packed, max(1, AT_ONCE // self.in_features))
+        made = [F.linear(x, dequantize(part, self.kind).to(x.dtype)) for part in parts]
+        return self.in_order(torch.cat(made, dim=-1) if len(made) > 1 else made[0], -1)
 
     def computed(self) -> tuple[str, str]:
         """What multiplies, and why."""
@@ -214,6 +222,28 @@ class PackedLinear(Packed):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.kind.name}, bias={self.bias is not None}"
+
+
+class _Multiplied(torch.autograd.Function):
+    """A product that keeps nothing but the blocks for its backward pass."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, layer: PackedLinear) -> Tensor:
+        ctx.layer = layer  # type: ignore[attr-defined]
+        return layer.multiplied(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        layer: PackedLinear = ctx.layer  # type: ignore[attr-defined]
+        made: Tensor | None = None
+        step = max(1, AT_ONCE // layer.in_features)
+        for first in range(0, layer.out_features, step):
+            own = slice(first, first + step)
+            raw = layer.packed[own] if layer.order is None else layer.packed[layer.order[own].to(layer.packed.device)]
+            part = grad[..., own] @ dequantize(raw, layer.kind).to(grad.dtype)
+            made = part if made is None else made + part
+        assert made is not None, "a layer has outputs"
+        return made, None
 
 
 class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override] # what is made anew cannot be set

@@ -28,7 +28,7 @@ from omniform.weights.gguf.codes import codes_of_zeros
 from omniform.weights.gguf.dequantize import dequantize
 from omniform.weights.gguf.types import TYPES, BlockType
 from omniform.weights.origin import origin_of
-from omniform.weights.pages import is_mapped, release
+from omniform.weights.pages import is_mapped, own_bytes, release
 from omniform.weights.version import Memory, counted
 
 Arrangement = Literal["rows", "pairs"]
@@ -283,6 +283,10 @@ class HeldStack(Stacked):
         """Which input each column of the matrices is; none where all are in order."""
         return ()
 
+    def drop_made(self) -> None:
+        """Let go of its packed matrices; they are made again when somebody multiplies."""
+        _MATRICES.pop(self, None)
+
     def each(self, x_ND: Tensor, sent: Sequence[tuple[int, int]]) -> Tensor:
         """Tokens through the projections of their experts."""
         found = matrices_of(self) if _is_plain(self, x_ND) else None
@@ -385,9 +389,12 @@ class BlockStack(HeldStack):
         return dict.fromkeys(self._names, experts * out * dim // len(self._names))
 
     def in_memory(self) -> dict[str, int]:
-        """Bytes that its matrices take, once they are packed."""
+        """Bytes that its matrices take, once they are packed, and its blocks where no file holds them."""
         packed = packed_bytes(self)
-        return dict.fromkeys(self._names, packed // len(self._names)) if packed else {}
+        if not packed:
+            return {}
+        each = packed // len(self._names)
+        return {name: each + own_bytes(cast(Tensor, self._buffers[name])) for name in self._names}
 
     def packed_each(self) -> list[Matrix] | None:
         sources = [cast(Tensor, self._buffers[name]) for name in self._names]

@@ -69,6 +69,11 @@ def is_mapped(tensor: Tensor) -> bool:
     return span is not None and _is_clean(*span)
 
 
+def own_bytes(tensor: Tensor) -> int:
+    """Bytes that a tensor takes of memory that :func:`release` does not free."""
+    return 0 if is_mapped(tensor) else tensor.nbytes
+
+
 def written(spans: Iterable[Span]) -> bool:
     """Whether somebody wrote to any page of some private mappings of files."""
     spans = list(spans)

@@ -32,6 +32,17 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{path}.{name}" if path else name, tensor
 
 
+def passing_bytes(model: nn.Module) -> dict[str, int]:
+    """Bytes of the buffers that a state dict leaves out, by the paths of the modules that have any."""
+    found: dict[str, int] = {}
+    for path, module in modules_of(model):
+        for name in module._non_persistent_buffers_set:
+            buffer = module._buffers.get(name)
+            if buffer is not None:
+                found[path] = found.get(path, 0) + buffer.nbytes
+    return found
+
+
 def modules_of(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
     """All modules by their own paths, a shared one under each: ``named_modules`` of a model knows other names besides,
     and takes four times as long."""

@@ -17,7 +17,7 @@ from omniform.native.matrix import KINDS, Matrix
 from omniform.transforms.precision import WORDS, is_watched
 from omniform.transforms.samples import Samples
 from omniform.weights.formats.base import Format, Held, Part, some_outputs, step_of
-from omniform.weights.pages import collapse, is_mapped, release
+from omniform.weights.pages import collapse, is_mapped, own_bytes, release
 from omniform.weights.version import Memory, counted
 
 AT_ONCE = 1 << 20
@@ -132,9 +132,17 @@ class QuantLinear(nn.Linear):
         return dict.fromkeys(self.parts, 0) | {next(iter(self.parts)): self.in_features * self.out_features}
 
     def in_memory(self) -> dict[str, int]:
-        """Bytes that its native matrix takes, once it is made."""
+        """Bytes that its native matrix takes, once it is made, and what no file holds of its tensors."""
         made = _MADE.get(self)
-        return {} if made is None else dict.fromkeys(self.parts, 0) | {next(iter(self.parts)): made.matrix.nbytes}
+        if made is None:
+            return {}
+        own = {name: own_bytes(tensor) for name, tensor in self.held.items()}
+        first = next(iter(own))
+        return own | {first: own[first] + made.matrix.nbytes}
+
+    def drop_made(self) -> None:
+        """Let go of its native matrix; it is made again when somebody multiplies."""
+        _MADE.pop(self, None)
 
     def computed(self) -> tuple[str, str]:
         """What multiplies, and why."""

@@ -19,7 +19,7 @@ from omniform.transforms.stacks import HeldStack, packed_bytes
 from omniform.weights.formats.base import Format, Part
 from omniform.weights.keymap import KeyMap, Rule
 from omniform.weights.links import Index, Link, Share, TransposedEach
-from omniform.weights.pages import release
+from omniform.weights.pages import own_bytes, release
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +207,13 @@ class QuantStack(HeldStack):
         return found
 
     def in_memory(self) -> dict[str, int]:
-        """Bytes that its matrices take, once they are packed."""
+        """Bytes that its matrices take, once they are packed, and what no file holds of its tensors."""
         packed = packed_bytes(self)
-        return dict.fromkeys(self._buffers, 0) | {next(iter(self._buffers)): packed} if packed else {}
+        if not packed:
+            return {}
+        own = {name: own_bytes(tensor) for name, tensor in self._buffers.items() if tensor is not None}
+        first = next(iter(own))
+        return own | {first: own[first] + packed}
 
 
 def _is_same(one: Tensor | None, other: Tensor | None) -> bool:
