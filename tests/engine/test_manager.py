@@ -61,7 +61,8 @@ def test_names_and_arguments_are_the_reference_s():
         ]
         assert list(inspect.signature(own).parameters)[1 : len(positional) + 1] == positional, name
     fields = {name: field.default for name, field in transformers.ContinuousBatchingConfig.__dataclass_fields__.items()}
-    assert {n: v.default for n, v in omniform.ContinuousBatchingConfig.__dataclass_fields__.items()} == fields
+    ours = {n: v.default for n, v in omniform.ContinuousBatchingConfig.__dataclass_fields__.items()}
+    assert ours == {**fields, "cache_dtype": None}  # of ours alone
     assert set(GenerationOutput.__dataclass_fields__) <= set(omniform.GenerationOutput.__dataclass_fields__)
     theirs_status = {
         one.name: int(one) for one in __import__("transformers").generation.continuous_batching.RequestStatus
@@ -238,7 +239,7 @@ def test_what_changes_nothing_is_named_with_the_reason(caplog):
     used = {
         "page_size", "num_blocks", "max_batch_tokens", "max_memory_percent", "max_requests_per_batch",
         "allow_block_sharing", "return_logprobs", "seed", "max_queue_size", "block_size", "use_cuda_graph",
-        "max_cached_graphs",
+        "max_cached_graphs", "cache_dtype",
     }  # fmt: skip
     assert set(fields) == used | set(WHY) and not used & set(WHY)
     caplog.set_level("WARNING", logger="omniform")
@@ -251,7 +252,7 @@ def test_what_changes_nothing_is_named_with_the_reason(caplog):
     ("name", "value"),
     [
         ("page_size", 0), ("num_blocks", True), ("max_memory_percent", 0), ("max_memory_percent", 1.5), ("seed", -1),
-        ("max_batch_tokens", 2.5), ("return_logprobs", 1), ("max_requests_per_batch", 0),
+        ("cache_dtype", "int7"), ("max_batch_tokens", 2.5), ("return_logprobs", 1), ("max_requests_per_batch", 0),
     ],
 )  # fmt: skip
 def test_values_that_cannot_be_are_refused(name, value):
@@ -266,3 +267,14 @@ def test_configs_and_memory_that_cannot_be_are_refused(f):
     config = omniform.ContinuousBatchingConfig(max_memory_percent=1e-12)
     with pytest.raises(InputError, match="no room for a single block"):
         f.ours.init_continuous_batching(continuous_batching_config=config)
+
+
+@pytest.mark.parametrize("kept", ["int8", "int4"])
+def test_keys_in_few_bits(f, rows, kept):
+    """A manager keeps them so, and as many blocks of them as it is told take as little as that."""
+    config = omniform.ContinuousBatchingConfig(page_size=8, num_blocks=40, cache_dtype=kept)
+    with f.ours.continuous_batching_context_manager(GREEDY, continuous_batching_config=config) as manager:
+        stats = manager.engine.stats()
+        assert stats.cache_dtype == kept and stats.blocks_total == 40
+        manager.add_requests(rows)
+        assert all(len(manager.get_result(timeout=60).generated_tokens) == NEW for _ in rows)

@@ -19,6 +19,7 @@ from omniform.cli.chat_session import Session, Shown, Turn, from_json
 from omniform.cli.chat_store import Store, state_folder
 from omniform.cli.loading import opened
 from omniform.cli.settings import check_setting, drawing
+from omniform.core.coded import coding_of
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.generation import as_settings
 from omniform.engine.ask import NAMES
@@ -235,6 +236,7 @@ def chat_command(
     system: str | None,
     history: bool | None,
     markdown: bool,
+    cache_dtype: str | None = None,
 ) -> bool:
     """Talk to a model until there is no more to say; whether all lines could be done.
 
@@ -244,10 +246,12 @@ def chat_command(
         system: the system message.
         history: whether conversations are kept across starts; None for at a terminal only.
         markdown: whether answers are shown as Markdown, where there is a terminal.
+        cache_dtype: how keys and values are kept.
     """
+    coding_of(cache_dtype)  # a mistake is told before anybody waits
     chosen = bundled_checkpoint() if name is None else name
     model, reader = opened(chosen, dtype=dtype)
-    partner = Partner(model, reader)
+    partner = Partner(model, reader, cache_dtype)
     typed = sys.stdin.isatty()
     screen, remark = screen_for(sys.stdout, markdown=markdown)
     kept = typed if history is None else history

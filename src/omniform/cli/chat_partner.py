@@ -138,13 +138,14 @@ class Partner:
     Args:
         model: any model that writes and can be asked in text.
         reader: its processor or tokenizer.
+        cache_dtype: how keys and values are kept; see :class:`~omniform.engine.engine.Engine`.
 
     Raises:
         InputError: it does not write, or listens to sound only.
     """
 
-    def __init__(self, model: Model, reader: Reader) -> None:
-        self.engine = Engine(model, reader)
+    def __init__(self, model: Model, reader: Reader, cache_dtype: str | None = None) -> None:
+        self.engine = Engine(model, reader, cache_dtype=cache_dtype)
         assert isinstance(model, Generative), "the engine has checked that it writes"
         self.model = model
         self.reader = reader

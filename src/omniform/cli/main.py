@@ -92,6 +92,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
         "--format", choices=("txt", "srt", "vtt", "tsv", "json"), help="how a sound is written down; lines with times"
     )
     _add_pictures(run)
+    _add_cache(run)
     _add_writing(run)
     run.set_defaults(work=_run, command=run)
 
@@ -136,8 +137,14 @@ def _add_chat(commands: argparse._SubParsersAction[Parser]) -> None:
         help="keep the conversation for the next start; at a terminal by default",
     )
     chat.add_argument("--plain", action="store_true", help="show answers as they are, not as Markdown")
+    _add_cache(chat)
     _add_writing(chat)
     chat.set_defaults(work=_chat, command=chat)
+
+
+def _add_cache(command: Parser) -> None:
+    words = "how keys and values are kept: auto (as the model computes), int8, int4, bfloat16, float16 or float32"
+    command.add_argument("--cache-dtype", metavar="KIND", help=words)
 
 
 def _add_writing(command: Parser) -> None:
@@ -235,6 +242,8 @@ def _run(given: argparse.Namespace) -> int:
     if given.task is None and drawn:
         raise InputError(f"--{drawn[0]} is for answers of a task", remedy="Add --task, such as object-detection.")
     if given.task is not None:
+        if given.cache_dtype is not None:
+            raise InputError("--cache-dtype is for answers, not for a task", remedy="Leave it out.")
         from omniform.cli.task import task_command
 
         media = [*given.image, *given.video, *given.audio]
@@ -262,6 +271,7 @@ def _run(given: argparse.Namespace) -> int:
         longest=LONGEST_ANSWER,
         form=given.format,
         save=given.save,
+        cache_dtype=given.cache_dtype,
     )
     return 0
 
@@ -274,7 +284,13 @@ def _chat(given: argparse.Namespace) -> None:
     name = given.model if given.named_model is None else given.named_model
     settings = _settings(given)
     if not chat_command(
-        name, settings, dtype=given.dtype, system=given.system, history=given.history, markdown=not given.plain
+        name,
+        settings,
+        dtype=given.dtype,
+        system=given.system,
+        history=given.history,
+        markdown=not given.plain,
+        cache_dtype=given.cache_dtype,
     ):
         given.command.exit(2)
 

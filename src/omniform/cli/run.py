@@ -16,6 +16,7 @@ from omniform.architectures.model import Model
 from omniform.cli.listening import Telling, listen_command, listens
 from omniform.cli.loading import opened
 from omniform.cli.looking import look_target, save_looks
+from omniform.core.coded import coding_of
 from omniform.core.errors import InputError, RepoError
 from omniform.core.generation import as_settings
 from omniform.engine.ask import Answer, ask
@@ -36,13 +37,16 @@ def run_command(
     longest: int,
     form: str | None = None,
     save: str | None = None,
+    cache_dtype: str | None = None,
 ) -> None:
     """Load, ask, print; an answer has ``longest`` tokens at most, where no settings say otherwise.
 
     Args:
         form: how a sound is written down.
         save: where to, or what its picture is drawn into; about a picture, a drawing of where the model looked.
+        cache_dtype: how keys and values are kept.
     """
+    coding_of(cache_dtype)  # a mistake is told before anybody waits
     for path in (*images, *audio, *videos):
         if path != "-" or path in images:
             _check_file(path)
@@ -55,6 +59,8 @@ def run_command(
     model, reader = opened(chosen, dtype=dtype)
     loaded = time.perf_counter() - started
     if telling is not None and not question and listens(model):
+        if cache_dtype is not None:
+            raise InputError("what is said in a sound is written down without", where="--cache-dtype")
         if len(audio) > 1:
             raise InputError("one sound at a time", where="--audio", found=len(audio))
         if name is None:
@@ -70,7 +76,17 @@ def run_command(
         settings = {**settings, "max_new_tokens": longest}
     answer = Answer()
     sounds = [sys.stdin.buffer.read() if path == "-" else path for path in audio]
-    pieces = ask(model, reader, answer, text=question, images=images, audio=sounds, videos=videos, settings=settings)
+    pieces = ask(
+        model,
+        reader,
+        answer,
+        text=question,
+        images=images,
+        audio=sounds,
+        videos=videos,
+        settings=settings,
+        cache_dtype=cache_dtype,
+    )
     begun = next(pieces, "")  # a mistake is told by now, in its one line
     if name is None:
         _tell_default(chosen)

@@ -56,6 +56,7 @@ def ask(
     audio: Sequence[object] = (),
     videos: Sequence[object] = (),
     settings: Mapping[str, object] | None = None,
+    cache_dtype: str | None = None,
 ) -> Iterator[str]:
     """Answer a question piece by piece.
 
@@ -68,6 +69,7 @@ def ask(
         audio: sounds, in any form a feature extractor takes.
         videos: videos, in any form a video processor takes.
         settings: of generation; see :func:`omniform.engine.generate.generate`.
+        cache_dtype: how keys and values are kept; see :class:`~omniform.engine.engine.Engine`.
 
     Yields:
         Pieces of text; together they are the answer.
@@ -80,10 +82,13 @@ def ask(
     asked = Asked(tuple(images), tuple(audio), tuple(videos))
     _check_kinds(model, reader, text, asked)
     heard = isinstance(reader, WhisperProcessor)
+    if heard and cache_dtype is not None:
+        raise InputError("what is said in a sound is written down without", where="cache_dtype")
     if heard:
         yield from _heard(model, reader, answer, audio[0], settings or {}, started)
     else:
-        yield from _answered(model, reader, answer, read_question(model, reader, text, asked), settings, started)
+        inputs = read_question(model, reader, text, asked)
+        yield from _answered(model, reader, answer, inputs, settings, started, cache_dtype)
     answer.seconds["total"] = time.perf_counter() - started
 
 
@@ -107,11 +112,18 @@ def _heard(
 
 
 def _answered(
-    model: Model, reader: Reader, answer: Answer, inputs: dict[str, Tensor], settings: object, started: float
+    model: Model,
+    reader: Reader,
+    answer: Answer,
+    inputs: dict[str, Tensor],
+    settings: object,
+    started: float,
+    cache_dtype: str | None = None,
 ) -> Iterator[str]:
     """The answer to one question, token by token."""
     answer.seconds["prepare"] = time.perf_counter() - started
-    handle = Engine(model, reader).submit(inputs, priority=0, **cast("dict[str, object]", settings or {}))
+    engine = Engine(model, reader, cache_dtype=cache_dtype)
+    handle = engine.submit(inputs, priority=0, **cast("dict[str, object]", settings or {}))
     try:
         for piece in handle:
             if piece.sequence:

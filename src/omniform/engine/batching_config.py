@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Final
 
+import torch
+
 from omniform.architectures.generative import Generative
+from omniform.core.coded import coding_of
 from omniform.core.errors import InputError, brief
 from omniform.core.generation import as_settings
 from omniform.engine.memory import available, decoder_bytes
@@ -56,6 +59,7 @@ class ContinuousBatchingConfig:
         max_cached_graphs: how many records are kept at most.
         max_queue_size: how many requests may wait; whoever adds one more waits too. 0 for any number.
         block_size: the older name of ``page_size``.
+        cache_dtype: how keys and values are kept, this library's own: see :class:`~omniform.engine.engine.Engine`.
 
     The others change nothing here; one that is set is named in a warning, with the reason.
 
@@ -92,6 +96,7 @@ class ContinuousBatchingConfig:
     use_default_compile_configs: bool | None = None
     max_cached_graphs: int | None = None
     block_size: int | None = None
+    cache_dtype: str | torch.dtype | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -111,6 +116,7 @@ class ContinuousBatchingConfig:
         for name in ("allow_block_sharing", "return_logprobs"):
             if type(vars(self)[name]) is not bool:
                 raise InputError("this value cannot be", where=name, expected="a bool", found=brief(vars(self)[name]))
+        coding_of(self.cache_dtype)  # what cannot be is refused here
         for field in fields(self):
             if field.name in WHY and vars(self)[field.name] != field.default:
                 log.warning("%s changes nothing here: %s", field.name, WHY[field.name])
@@ -129,7 +135,8 @@ class ContinuousBatchingConfig:
     def memory(self, model: Generative) -> int | str:
         """What the engine's state may take: bytes, or ``"auto"``."""
         if self.num_blocks is not None:
-            sizes, size = decoder_bytes(model), self.page_size if self.block_size is None else self.block_size
+            sizes = decoder_bytes(model, coding_of(self.cache_dtype))
+            size = self.page_size if self.block_size is None else self.block_size
             return self.num_blocks * sum(n * (1 if pool == ROWS else size) for pool, n in sizes.items())
         if self.max_memory_percent is not None:
             return max(1, int(available(model.device) * self.max_memory_percent))

@@ -381,6 +381,7 @@ def engine_of(model: Model, config: ContinuousBatchingConfig, tokenizer: Reader 
         block_size=config.tokens_per_block(),
         prefix_cache=config.allow_block_sharing,
         cuda_graphs=config.graphs(),
+        cache_dtype=config.cache_dtype,
     )
 
 
