@@ -120,6 +120,7 @@ class Surface(AutoNamed, TakesAdapters):
             self.__dict__.pop(flag, None)
         if "quantization_config" in self.config.raw:
             self.config.quantization_config = None
+            self.config.raw.pop("quantization_config", None)  # to others' loaders null is a method too
         return self
 
     @property
