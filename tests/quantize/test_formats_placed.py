@@ -67,7 +67,8 @@ def test_plain_again(case, made, tmp_path):
     model.save_pretrained(tmp_path)
     assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
     again = loaded(tmp_path)
-    assert not again.is_quantized and torch.equal(scores(again), expected)
+    assert not again.is_quantized
+    assert (scores(again) - expected).abs().max() <= 1e-4 * expected.abs().max()
     whole = every_format.plain(case[1], tmp_path / "whole")
     assert keys_of(tmp_path) == keys_of(whole)
     assert again.get_memory_footprint() == plan(tmp_path).weights
