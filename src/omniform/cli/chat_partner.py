@@ -224,7 +224,7 @@ class Partner:
         Raises:
             OmniformError: it, or a setting, cannot be used.
         """
-        return self.engine.submit(cast(Batch, dict(question.inputs)), priority=0, **settings)
+        return self.engine.submit(cast(Batch, dict(question.inputs)), priority=0, reader=None, **settings)
 
     def count(self, text: str) -> int:
         """How many tokens a text is."""

@@ -123,7 +123,7 @@ def _answered(
     """The answer to one question, token by token."""
     answer.seconds["prepare"] = time.perf_counter() - started
     engine = Engine(model, reader, cache_dtype=cache_dtype)
-    handle = engine.submit(inputs, priority=0, **cast("dict[str, object]", settings or {}))
+    handle = engine.submit(inputs, priority=0, reader=None, **cast("dict[str, object]", settings or {}))
     try:
         for piece in handle:
             if piece.sequence:
