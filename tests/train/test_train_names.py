@@ -211,8 +211,8 @@ def test_what_is_logged_and_printed_is_kept_for_a_while() -> None:
 
 def test_classes_that_are_yet_to_come_can_be_compared_with_and_not_made() -> None:
     assert not isinstance(object(), omniform.TimmWrapperImageProcessor)
-    with pytest.raises(NotImplementedError, match="optimum-quanto"):
-        omniform.QuantoConfig(weights="int8")
+    with pytest.raises(NotImplementedError, match="pair of any two"):
+        omniform.VisionTextDualEncoderModel()
     assert importlib.import_module("omniform.utils.quantization_config").GPTQConfig is omniform.GPTQConfig
 
 

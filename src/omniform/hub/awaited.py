@@ -34,18 +34,6 @@ def _missing(kind: type[Awaited]) -> MissingPartError:
     return MissingPartError(f"omniform has no {kind.what} yet", where=kind.__name__)
 
 
-class QuantoConfig(Awaited):
-    """Settings of the quantizers of optimum-quanto."""
-
-    what = "quantizer of optimum-quanto"
-
-
-class TorchAoConfig(Awaited):
-    """Settings of the quantizers of torchao."""
-
-    what = "quantizer of torchao"
-
-
 class VisionTextDualEncoderModel(Awaited):
     """A model of pictures and one of texts, side by side."""
 
@@ -59,6 +47,6 @@ class VisionTextDualEncoderProcessor(Awaited):
 
 
 __all__ = [
-    "QuantoConfig", "TorchAoConfig", "VisionTextDualEncoderModel",
+    "VisionTextDualEncoderModel",
     "VisionTextDualEncoderProcessor",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from omniform.transforms.quantize.config import (
     is_registered,
     registered_methods,
     settings_from,
+    unknown,
 )
 from omniform.transforms.quantize.quantizer import HfQuantizer, Quantizing, quantizer_for
 
@@ -40,13 +41,7 @@ def quantizer_of(config: ModelConfig, asked: object, beside: Mapping[str, object
         return None if settings is None else quantizer_for(settings, pre_quantized=False)
     if not isinstance(stored, Mapping) or not is_registered(stored):
         method = stored.get("quant_method") if isinstance(stored, Mapping) else stored
-        raise ConfigError(
-            "quantized weights are not supported",
-            where="quantization_config",
-            expected="null, or a method that is registered",
-            found=repr(method),
-            remedy="Load the checkpoint that it was made from.",
-        )
+        raise unknown(method, "quantized weights are not supported")
     own = settings_from(stored)
     if settings is not None:
         if type(settings) is not type(own):

@@ -191,8 +191,44 @@ BUILT_IN: Mapping[str, str] = {
     "mxfp4": "mxfp4",
     "compressed-tensors": "compressed",
     "modelopt": "modelopt",
+    "torchao": "torchao",
+    "quanto": "quanto",
+    "auto-round": "auto_round",
 }
 """The methods that this library knows, to the module beside this one that registers them, imported when one is met."""
+
+
+ELSEWHERE: Mapping[str, str] = {
+    "aqlm": "sums of codebooks' vectors",
+    "bitnet": "weights of three numbers, activations of eight bits",
+    "eetq": "int8 in the order of a GPU's kernels",
+    "fouroversix": "four-bit floats of NVIDIA's",
+    "fp_quant": "four-bit floats of rotated weights",
+    "gemma": "Gemma's own integers",
+    "higgs": "vectors of rotated weights",
+    "metal": "integers in the order of Apple's kernels",
+    "mxfp8": "eight-bit floats with powers of two",
+    "nvfp4": "four-bit floats of NVIDIA's",
+    "quark": "AMD's own layouts",
+    "sinq": "integers with scales of two axes",
+    "spqr": "integers with sparse outliers",
+    "vptq": "codebooks' vectors",
+}
+"""The methods that the ecosystem knows and this library does not, to what they are."""
+
+
+def unknown(method: object, what: str) -> ConfigError:
+    """The error of a method that nobody registered: what it is, what is known, and what to do."""
+    told = f", {ELSEWHERE[method]}" if isinstance(method, str) and method in ELSEWHERE else ""
+    close = nearest(method, registered_methods()) if isinstance(method, str) and not told else None
+    return ConfigError(
+        what,
+        where="quantization_config",
+        expected=f"null, or a method that is registered: {', '.join(registered_methods())}",
+        found=f"{brief(method)}{told}",
+        remedy="Load the checkpoint that it was made from, with quantization_config= for fewer bits, or register a "
+        f"quantizer of your own.{f' {close}' if close else ''}",
+    )
 
 
 def known(method: object) -> bool:
@@ -221,12 +257,7 @@ def settings_from(settings: Mapping[str, object]) -> QuantizationConfigMixin:
     method = method_of(settings)
     known(method)
     if method not in _CONFIGS:
-        raise ConfigError(
-            "no such method of quantizing is registered",
-            where="quantization_config",
-            found=repr(method),
-            remedy=nearest(method, _CONFIGS),
-        )
+        raise unknown(method, "no such method of quantizing is registered")
     found = _CONFIGS[method].from_dict(settings)
     assert isinstance(found, QuantizationConfigMixin)
     return found
