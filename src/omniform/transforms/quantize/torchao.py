@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Mapping, Sequence
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Self, cast
 
 import torch
@@ -89,7 +90,7 @@ class TorchAoConfig(QuantizationConfigMixin):
         """torchao's own settings as a file holds them."""
         if isinstance(self.quant_type, Mapping):
             return self.quant_type
-        return cast(Mapping[str, object], _torchao("core.config").config_to_dict(self.quant_type))
+        return cast(Mapping[str, object], _torchao().config.config_to_dict(self.quant_type))
 
     def get_apply_tensor_subclass(self) -> object:
         """torchao's own settings as an object of its.
@@ -99,12 +100,21 @@ class TorchAoConfig(QuantizationConfigMixin):
         """
         if not isinstance(self.quant_type, Mapping):
             return self.quant_type
-        return _torchao("core.config").config_from_dict(dict(self.quant_type))
+        return _torchao().config.config_from_dict(dict(self.quant_type))
 
 
-def _torchao(name: str):  # type: ignore[no-untyped-def]  # it may not be installed
+def _torchao() -> SimpleNamespace:
+    """The modules of torchao that are asked.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
     try:
-        return import_module(f"torchao.{name}")
+        return SimpleNamespace(
+            config=import_module("torchao.core.config"),
+            quantization=import_module("torchao.quantization"),
+            files=import_module("torchao.prototype.safetensors.safetensors_support"),
+        )
     except ImportError as error:
         raise DependencyError(
             "torchao is not installed",
@@ -184,9 +194,9 @@ class TorchAoQuantizer(FormatQuantizer):
         plain = nn.Linear(one.layer.in_features, one.layer.out_features, bias=False, device="meta")
         plain.weight = nn.Parameter(one.layer.weight.detach().clone(), requires_grad=False)
         settings = self.quantization_config.get_apply_tensor_subclass()
-        _torchao("quantization").quantize_(plain, settings)
+        _torchao().quantization.quantize_(plain, settings)
         named = {f"layer.{name}": tensor for name, tensor in plain.state_dict().items()}
-        flat, _ = _torchao("prototype.safetensors.safetensors_support").flatten_tensor_state_dict(named)
+        flat, _ = _torchao().files.flatten_tensor_state_dict(named)
         held: dict[str, Tensor] = {str(n).removeprefix("layer._weight_"): tensor for n, tensor in flat.items()}
         if not {"qdata", "scale"} <= held.keys() <= {"qdata", "scale", "zero_point"} or held["qdata"].dtype not in READ:
             raise ConfigError(
