@@ -206,6 +206,12 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "no_repeat_ngram_size": _used(whole(0), 0, metavar="N", help="no so many tokens in a row occur twice"),
     "encoder_no_repeat_ngram_size": _used(whole(0), 0, metavar="N", help="as above, of what was read"),
     "encoder_repetition_penalty": _used(POSITIVE, 1.0, metavar="X", help="scores of tokens that were read, times it"),
+    "presence_penalty": _used(
+        NUMBER, 0.0, attribute=False, metavar="X", help="taken from the scores of tokens that the answer has"
+    ),
+    "frequency_penalty": _used(
+        NUMBER, 0.0, attribute=False, metavar="X", help="the same, as often as the answer has them"
+    ),
     "sequence_bias": _used(
         Kind("a list of [token ids, finite number], or a mapping from tuples of ids", as_biases), (),
         help="runs of tokens, and what is added to the score of each one's last token after the others",
@@ -320,7 +326,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         attribute=False,
     ),
 }  # fmt: skip
-"""Every setting, by name. The names are those of transformers 5.23.0, and ``seed`` and ``logprobs``."""
+"""Every setting, by name. The names are those of transformers 5.23.0, and ``seed``, ``logprobs`` and OpenAI's
+``presence_penalty`` and ``frequency_penalty``."""
 
 # -- names -----------------------------------------------------------------------------------------------------------
 

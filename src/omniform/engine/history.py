@@ -45,6 +45,38 @@ class Runs:
         return twin
 
 
+class Counts:
+    """How often tokens came."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, int] = {}
+        self._tokens: Ids = np.empty(64, dtype=np.int64)
+        self._counts: Ids = np.empty(64, dtype=np.int64)
+
+    def add(self, tokens: Sequence[int]) -> None:
+        """Count some more."""
+        first = len(self._places)
+        fresh = [token for token in dict.fromkeys(tokens) if token not in self._places]
+        self._places.update((token, first + at) for at, token in enumerate(fresh))
+        self._tokens = _with(self._tokens, first, fresh)
+        self._counts = _with(self._counts, first, [0] * len(fresh))
+        for token in tokens:
+            self._counts[self._places[token]] += 1
+
+    @property
+    def told(self) -> tuple[Ids, Ids]:
+        """Each token once, and how often it came."""
+        count = len(self._places)
+        return self._tokens[:count], self._counts[:count]
+
+    def copy(self) -> Self:
+        """One that goes on by itself."""
+        twin = type(self)()
+        twin._places = dict(self._places)
+        twin._tokens, twin._counts = self._tokens.copy(), self._counts.copy()
+        return twin
+
+
 class History:
     """A row's tokens as arrays, and its runs of tokens.
 
@@ -64,6 +96,7 @@ class History:
         self._once: set[int] = set()
         self._unique: Ids = np.empty(64, dtype=np.int64)
         self._runs: dict[int, Runs] = {}
+        self._counted: dict[int, Counts] = {}
 
     def follow(self, tokens: Sequence[int]) -> Self:
         """Take in a row's tokens, as far as they are new."""
@@ -80,6 +113,8 @@ class History:
             self._once.update(fresh)
             for runs in self._runs.values():
                 runs.add(new)
+            for start, counts in self._counted.items():
+                counts.add(new[max(0, start - count) :])
             self._count = len(tokens)
         return self
 
@@ -100,6 +135,13 @@ class History:
             self._runs[size].add(self.tokens.tolist())
         return self._runs[size]
 
+    def counts(self, start: int) -> tuple[Ids, Ids]:
+        """Its tokens from one place on, each once, and how often it has them."""
+        if start not in self._counted:
+            self._counted[start] = Counts()
+            self._counted[start].add(self.tokens[start:].tolist())
+        return self._counted[start].told
+
     def copy(self) -> Self:
         """One of a row that goes on from here by itself; what was read is shared."""
         twin = type(self)()
@@ -108,6 +150,7 @@ class History:
         twin._tokens, twin._unique = self._tokens.copy(), self._unique.copy()
         twin._once = set(self._once)
         twin._runs = {size: runs.copy() for size, runs in self._runs.items()}
+        twin._counted = {start: counts.copy() for start, counts in self._counted.items()}
         return twin
 
 

@@ -29,10 +29,16 @@ def reserved(*shape: int, dtype: torch.dtype, device: torch.device | str) -> Ten
         dtype: of it.
         device: elsewhere than on a CPU under Linux, this is ``torch.empty``.
 
+    Raises:
+        MemoryError: more than there can be.
+
     Source: Linux's ``Documentation/mm/overcommit-accounting.rst``.
     """
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < LEAST or torch.device(device).type != "cpu" or not sys.platform.startswith("linux"):
         return torch.empty(*shape, dtype=dtype, device=device)
-    pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
+    try:
+        pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"there is no room for {nbytes} bytes") from error
     return torch.frombuffer(pages, dtype=dtype).view(shape)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from omniform.engine import processors as p
 from omniform.engine.history import History, Ids, Runs
 from omniform.engine.processors.base import banned, only
 from omniform.engine.processors.length import finite, hastened
-from omniform.engine.processors.repetition import banned_pairs, penalised
+from omniform.engine.processors.repetition import banned_pairs, lessened, penalised
 from omniform.engine.request import Row
 from omniform.engine.settings import Settings
 
@@ -76,6 +76,12 @@ def _rules_of_tokens(s: Settings) -> list[Rule]:
         rules.append(
             Rule((p.RepetitionPenaltyLogitsProcessor,), lambda rows, x: _penalised(rows, x, penalty, _written))
         )
+    for kind, presence, frequency in (
+        (p.PresencePenaltyLogitsProcessor, s.presence_penalty, 0.0),
+        (p.FrequencyPenaltyLogitsProcessor, 0.0, s.frequency_penalty),
+    ):
+        if presence or frequency:
+            rules.append(Rule((kind,), partial(_lessened, presence=presence, frequency=frequency)))
     if s.no_repeat_ngram_size:
         size = s.no_repeat_ngram_size
         rules.append(
@@ -187,6 +193,14 @@ def _penalised(
     each = [held(row) for row in rows]
     whose = np.repeat(np.arange(len(rows)), [len(ids) for ids in each])
     return penalised(scores, torch.from_numpy(whose), torch.from_numpy(np.concatenate(each)), penalty)
+
+
+def _lessened(rows: Sequence[Row], scores: Tensor, *, presence: float, frequency: float) -> Tensor:
+    """Scores less the penalties of what each row has written itself: its prompt does not count."""
+    each = [_followed(row).counts(row.prompt - row.nameless) for row in rows]
+    whose = np.repeat(np.arange(len(rows)), [len(ids) for ids, _ in each])
+    tokens, counts = (torch.from_numpy(np.concatenate(part)) for part in zip(*each, strict=True))
+    return lessened(scores, torch.from_numpy(whose), tokens, counts, presence, frequency)
 
 
 def _unrepeated(scores: Tensor, each: Sequence[Sequence[int]]) -> Tensor:

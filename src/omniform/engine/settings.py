@@ -52,6 +52,7 @@ class Settings:
         seed: makes the draws reproducible; None draws from torch's global generator.
         repetition_penalty: scores of tokens already in the row are divided (or multiplied, if negative) by it.
         encoder_repetition_penalty: scores of tokens that the encoder has read are multiplied (or divided) by it.
+        presence_penalty, frequency_penalty: taken from scores of tokens that the row has written, once or each time.
         no_repeat_ngram_size: no so many tokens occur twice in a row; 0 for no such rule.
         encoder_no_repeat_ngram_size: no so many tokens in a row are written that the encoder has read.
         sequence_bias: runs of tokens, and what is added to the score of each one's last token after the others.
@@ -101,6 +102,8 @@ class Settings:
     seed: int | None
     repetition_penalty: float
     encoder_repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
     no_repeat_ngram_size: int
     encoder_no_repeat_ngram_size: int
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...]
@@ -148,6 +151,7 @@ class Settings:
     def has_token_rules(self) -> bool:
         """Whether any rule looks at what a row holds or how long it is."""
         penalised = self.repetition_penalty != 1.0 or self.encoder_repetition_penalty != 1.0
+        penalised |= self.presence_penalty != 0 or self.frequency_penalty != 0
         runs = self.no_repeat_ngram_size or self.encoder_no_repeat_ngram_size or self.sequence_bias or self.bad_words
         ends = self.min_new_tokens or self.forced_first is not None or self.forced_last or self.length_decay
         rest = self.begin_suppress_tokens or self.remove_invalid or self.timestamps is not None

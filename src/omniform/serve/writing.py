@@ -41,7 +41,7 @@ def settings_of(asked: Writing, use: Use, longest: int | None) -> dict[str, obje
             settings["top_k"] = asked.top_k
         elif getattr(own, "top_k", None) is None:
             settings["top_k"] = 0
-    for name in ("min_p", "repetition_penalty", "guide"):
+    for name in ("min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "guide"):
         value = getattr(asked, name)
         if value is not None:
             settings[name] = value

@@ -39,9 +39,11 @@ from omniform.engine.processors.repetition import (
 from omniform.engine.processors.repetition import (
     EncoderRepetitionPenaltyLogitsProcessor as EncoderRepetitionPenaltyLogitsProcessor,
 )
+from omniform.engine.processors.repetition import FrequencyPenaltyLogitsProcessor as FrequencyPenaltyLogitsProcessor
 from omniform.engine.processors.repetition import HammingDiversityLogitsProcessor as HammingDiversityLogitsProcessor
 from omniform.engine.processors.repetition import NoRepeatNGramLogitsProcessor as NoRepeatNGramLogitsProcessor
 from omniform.engine.processors.repetition import PrefixConstrainedLogitsProcessor as PrefixConstrainedLogitsProcessor
+from omniform.engine.processors.repetition import PresencePenaltyLogitsProcessor as PresencePenaltyLogitsProcessor
 from omniform.engine.processors.repetition import RepetitionPenaltyLogitsProcessor as RepetitionPenaltyLogitsProcessor
 from omniform.engine.processors.warpers import EpsilonLogitsWarper as EpsilonLogitsWarper
 from omniform.engine.processors.warpers import EtaLogitsWarper as EtaLogitsWarper

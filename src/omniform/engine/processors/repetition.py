@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -112,6 +113,77 @@ class EncoderRepetitionPenaltyLogitsProcessor(LogitsProcessor):
             ids = ids.repeat_interleave(scores.shape[0] // ids.shape[0], dim=0)
         rows = torch.arange(ids.shape[0], device=ids.device)[:, None].expand_as(ids)
         return penalised(scores, rows.flatten(), ids.flatten(), self.penalty)
+
+
+class PresencePenaltyLogitsProcessor(LogitsProcessor):
+    """Tokens that an answer has become less likely, all by the same.
+
+    Source: https://platform.openai.com/docs/api-reference/chat/create, ``presence_penalty``.
+
+    Args:
+        penalty: what is taken from their scores; below 0 makes them likelier.
+        prompt_length: how many of the first tokens are the prompt, which does not count.
+    """
+
+    supports_continuous_batching = False
+
+    def __init__(self, penalty: float, prompt_length: int = 0) -> None:
+        self.penalty = _finite("penalty", penalty)
+        self.prompt_length = whole("prompt_length", prompt_length, 0)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """See :class:`LogitsProcessor`."""
+        return lessened(scores, *_counted(input_ids, self.prompt_length), self.penalty, 0.0)
+
+
+class FrequencyPenaltyLogitsProcessor(LogitsProcessor):
+    """Tokens that an answer has become less likely, the more the more often it has them.
+
+    Source: https://platform.openai.com/docs/api-reference/chat/create, ``frequency_penalty``.
+
+    Args:
+        penalty: what is taken from their scores each time; below 0 makes them likelier.
+        prompt_length: how many of the first tokens are the prompt, which does not count.
+    """
+
+    supports_continuous_batching = False
+
+    def __init__(self, penalty: float, prompt_length: int = 0) -> None:
+        self.penalty = _finite("penalty", penalty)
+        self.prompt_length = whole("prompt_length", prompt_length, 0)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """See :class:`LogitsProcessor`."""
+        return lessened(scores, *_counted(input_ids, self.prompt_length), 0.0, self.penalty)
+
+
+def _finite(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise refuse(name, "a finite number", value)
+    return float(value)
+
+
+def _counted(ids_BT: Tensor, prompt: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Whose tokens, which, and how often each row has them after its prompt. Shape: [n] each."""
+    written = ids_BT[:, prompt:]
+    rows = torch.arange(written.shape[0], device=written.device)[:, None].expand_as(written)
+    pairs, counts = torch.unique(torch.stack((rows.flatten(), written.flatten())), dim=1, return_counts=True)
+    return pairs[0], pairs[1], counts
+
+
+def lessened(scores: Tensor, rows: Tensor, tokens: Tensor, counts: Tensor, presence: float, frequency: float) -> Tensor:
+    """Scores less ``presence + frequency * count`` for some tokens, each of them named once for a row.
+
+    Args:
+        scores: Shape: [B, V].
+        rows: whose tokens. Shape: [n].
+        tokens: which; those that there are no scores of do no harm. Shape: [n].
+        counts: how often the row has them, at least once. Shape: [n].
+    """
+    rows, tokens, counts = (each.to(scores.device) for each in (rows, tokens, counts))
+    inside = tokens < scores.shape[-1]
+    where = (rows[inside], tokens[inside])
+    return scores.index_put(where, scores[where] - (presence + frequency * counts[inside].to(scores.dtype)))
 
 
 class NoRepeatNGramLogitsProcessor(LogitsProcessor):
