@@ -11,6 +11,7 @@ import torch
 from quantize_checkpoints import logits, plain, rewritten, same_tensors
 from safetensors.torch import load_file, save_file
 
+from omniform import CompressedTensorsConfig
 from omniform.core.errors import ConfigError, InputError, WeightsError
 from omniform.transforms.quantize.layers import QuantLinear
 from reference import omniform
@@ -178,7 +179,10 @@ def test_what_is_said_of_how_it_differs(tmp_path, caplog):
     rewritten(tmp_path / "plain", tmp_path / "made", said, naive(8, -1, True))
     with caplog.at_level("WARNING", "omniform"):
         model = kind.from_pretrained(tmp_path / "made")
-    assert "activations stay floats" in caplog.text and "cache_dtype" in caplog.text
+        assert "activations stay floats" not in caplog.text and "cache_dtype" in caplog.text
+        asked = CompressedTensorsConfig(round_activations=False)
+        kind.from_pretrained(tmp_path / "made", quantization_config=asked)
+    assert "activations stay floats" in caplog.text
     assert model.config.quantization_config.config_groups == said["config_groups"]
 
 

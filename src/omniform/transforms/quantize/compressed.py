@@ -18,6 +18,7 @@ from omniform.transforms.quantize.layers import QuantLinear
 from omniform.transforms.quantize.placing import spellings
 from omniform.transforms.quantize.quantizer import register_quantizer
 from omniform.weights.formats.base import Format, Part
+from omniform.weights.formats.rounding import Rounding
 from omniform.weights.keymap import KeyMap, Rule, Shaped
 
 log = logging.getLogger("omniform")
@@ -62,8 +63,9 @@ class CompressedTensorsConfig(QuantizationConfigMixin):
         dequantize: whether matrices become plain ones once they are loaded.
         use_optimized_inference: of an accelerator's kernels; nothing to be chosen here.
         round_activations: whether inputs of layers are rounded as the checkpoint's settings say and the tool does
-            (experts' stay floats, as the reference's do), which is slower and further from the model that was
-            quantized; else they stay floats.
+            (experts' stay floats, as the reference's do). By default they are wherever that can be done; with True a
+            layer where it cannot is refused; with False they stay floats, which is faster and nearer to the model
+            that was quantized.
         kwargs: what other releases say: kept, and written back.
 
     Raises:
@@ -83,7 +85,7 @@ class CompressedTensorsConfig(QuantizationConfigMixin):
         run_compressed: bool | None = None,
         dequantize: bool = False,
         use_optimized_inference: bool = False,
-        round_activations: bool = False,
+        round_activations: bool | None = None,
         **kwargs: object,
     ) -> None:
         self.quant_method = "compressed-tensors"
@@ -213,11 +215,8 @@ class CompressedTensorsQuantizer(FormatQuantizer):
         self._held, self._prefixes = holds if isinstance(holds, Mapping) else {}, prefixes
         settings = self.quantization_config
         active = [g for g in settings.config_groups.values() if isinstance(g, Mapping) and g.get("input_activations")]
-        if active and not settings.round_activations:
-            log.warning(
-                "activations stay floats here, where the checkpoint's settings would quantize them too; "
-                "CompressedTensorsConfig(round_activations=True) rounds them"
-            )
+        if active and settings.round_activations is False:
+            log.warning("activations stay floats, where the checkpoint's settings would quantize them too")
         if settings.kv_cache_scheme:
             log.warning("keys and values are kept as the engine's cache_dtype says, not as kv_cache_scheme does")
         made = super().keeping(model, keys, holds, prefixes, dtype)
@@ -234,12 +233,22 @@ class CompressedTensorsQuantizer(FormatQuantizer):
                 group = settings.group_of(one) or settings.group_of(name) or {}
                 weights = group.get("weights")
                 scheme = weights if isinstance(weights, Mapping) else {}
-                given = group.get("input_activations") if settings.round_activations else None
-                rounding = None
-                if isinstance(given, Mapping):
-                    rounding = rounding_of(self._held, one, given, layer.in_features)
+                given = group.get("input_activations")
+                rounding = self._rounding(one, given, layer) if isinstance(given, Mapping) else None
                 return layout_of(self._held, one, scheme, layer.out_features, layer.in_features, rounding)
         return None
+
+    def _rounding(self, name: str, given: Mapping[str, object], layer: nn.Linear) -> Rounding | None:
+        asked = self.quantization_config.round_activations
+        if asked is False:
+            return None
+        try:
+            return rounding_of(self._held, name, given, layer.in_features)
+        except ConfigError as error:
+            if asked:
+                raise
+            log.warning("activations stay floats: %s", error)
+            return None
 
 
 def beside_attention(model: nn.Module, keys: KeyMap, held: Mapping[str, Shaped]) -> KeyMap:
