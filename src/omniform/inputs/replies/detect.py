@@ -9,15 +9,13 @@ from typing import Final
 from omniform.inputs.replies.format import PLAIN, ReplyFormat
 from omniform.inputs.replies.harmony import CHANNEL, MESSAGE, START, HarmonyFormat
 from omniform.inputs.replies.layouts import (
-    ArgCalls,
     JsonCalls,
     Layout,
     LlamaCalls,
     MistralCalls,
-    PythonCalls,
     SectionCalls,
-    TagCalls,
 )
+from omniform.inputs.replies.layouts_bare import ArgCalls, PythonCalls, TagCalls
 
 Vocabulary = Collection[str] | Callable[[str], bool]
 """A tokenizer's tokens, or what tells whether a text is one of them."""
@@ -82,19 +80,32 @@ def _calls(source: str, known: Callable[[str], bool]) -> tuple[str, Layout | Non
     if known("[TOOL_CALLS]"):
         return "mistral", MistralCalls(named=known("[ARGS]"))
     if known("<|START_ACTION|>"):
-        return "command", JsonCalls(("<|START_ACTION|>",), ("<|END_ACTION|>",))
+        return "command", JsonCalls(
+            ("<|START_ACTION|>",),
+            ("<|END_ACTION|>",),
+            ("<|START_ACTION|>[\n    ", ",\n    ", "\n]<|END_ACTION|>"),
+            ("tool_call_id", "tool_name", "parameters"),
+        )
     if "Action:" in source and "tool_name" in source:
-        return "command-r", JsonCalls(("Action:",), ())
+        return "command-r", JsonCalls(
+            ("Action:",), (), ("Action: ```json\n[\n    ", ",\n    ", "\n]```"), ("tool_name", "parameters")
+        )
     if known("<|tool_call_start|>"):
         return "pythonic", PythonCalls(("<|tool_call_start|>",), ("<|tool_call_end|>",))
     if known("<|tool_call|>"):
-        return "tool_call", JsonCalls(("<|tool_call|>",), ("<|/tool_call|>", "<|end_tool_call|>"))
+        closer = "<|/tool_call|>" if known("<|/tool_call|>") else ""
+        closers = ("<|/tool_call|>", "<|end_tool_call|>")
+        return "tool_call", JsonCalls(("<|tool_call|>",), closers, ("<|tool_call|>[", ", ", f"]{closer}"))
     if known("<tool_call>"):
         if "<arg_key>" in source:
             return "keys", ArgCalls()
         if "<function=" in source:
             return "tags", TagCalls()
-        return "hermes", JsonCalls(("<tool_call>",), ("</tool_call>",))
+        return "hermes", JsonCalls(
+            ("<tool_call>",),
+            ("</tool_call>",),
+            ("<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"),
+        )
     if "tools" in source and _PYTHONIC.search(source):
         marked = known("<|python_start|>")
         openers, others = (("<|python_start|>",), ("<|python_end|>",)) if marked else ((), ())

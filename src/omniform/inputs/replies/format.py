@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from omniform.inputs.replies.grammar import Choice, Opening, reply_grammar
+from omniform.inputs.replies.lark import SPACE, Lark
 from omniform.inputs.replies.layouts import Layout
 from omniform.inputs.replies.tape import Step
+from omniform.inputs.replies.tools import Tool
 from omniform.inputs.replies.writer import Writer
 
 
@@ -38,6 +42,35 @@ class ReplyFormat:
         """The marker that ends the reasoning which a prompt ends in; none where it ends outside."""
         end = prompt_end.rstrip()
         return next((close for open, close in self.reasoning if end.endswith(open)), "")
+
+    def opening(self, lark: Lark, prompt_end: str) -> Opening:
+        """The reasoning that an answer may begin with."""
+        close, end = self.thinking(prompt_end), prompt_end.rstrip()
+        if close:
+            return Opening(f"{lark.over(close)} {SPACE}", optional=False)
+        if not self.reasoning or any(end.endswith(closing) for _, closing in self.reasoning):
+            return Opening()
+        open, close = self.reasoning[0]
+        return Opening(f"{lark.span(open, close)} {SPACE}", unless=(open,))
+
+    def said(self, lark: Lark, unless: Sequence[str]) -> str:
+        """Text that is no call; see :meth:`Lark.over` for ``unless``."""
+        calls = self.calls
+        if calls is None or not calls.bare or calls.around[0].startswith(calls.openers or "\0"):
+            return lark.without(() if calls is None else calls.openers, unless)
+        return lark.unlike(calls.bare, unless)
+
+    def grammar(
+        self,
+        tools: Sequence[Tool],
+        choice: Choice = "auto",
+        *,
+        parallel: bool = True,
+        prompt_end: str = "",
+        special: Mapping[str, int] | None = None,
+    ) -> str | None:
+        """A grammar of the answers that a choice allows: :func:`~omniform.inputs.replies.grammar.reply_grammar`."""
+        return reply_grammar(self, tools, choice, parallel=parallel, prompt_end=prompt_end, special=special)
 
     def answer(self, writer: Writer, prompt_end: str) -> Step[None]:
         """Read a whole answer."""

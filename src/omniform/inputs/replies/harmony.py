@@ -8,11 +8,15 @@ content.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from omniform.inputs.replies.format import ReplyFormat
+from omniform.inputs.replies.grammar import Opening
 from omniform.inputs.replies.json_text import json_value
+from omniform.inputs.replies.lark import Lark
+from omniform.inputs.replies.layouts import Around, Layout, Written
 from omniform.inputs.replies.tape import NoCall, Step, Tape
 from omniform.inputs.replies.writer import Caller, Flow, Writer
 
@@ -30,10 +34,30 @@ _LONGEST_HEADER: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
+class HarmonyCalls(Written):
+    """A call as a message; the turn ends with it, so there is one."""
+
+    openers: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    around: Around = ("", None, "")
+
+    def head(self, lark: Lark, name: str) -> str:
+        return lark.text(f"{CHANNEL}commentary to=functions.{name} {CONSTRAIN}json{MESSAGE}")
+
+    def tail(self, lark: Lark) -> str:
+        return ""
+
+    def read(self, tape: Tape, caller: Caller, opener: str) -> Step[None]:
+        """Read the text of one, whose header was read."""
+        return _arguments(tape, caller, opener)
+
+
+@dataclass(frozen=True, slots=True)
 class HarmonyFormat(ReplyFormat):
     """Messages with channels."""
 
     name: str = "harmony"
+    calls: Layout | None = HarmonyCalls()
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -42,6 +66,16 @@ class HarmonyFormat(ReplyFormat):
     def thinking(self, prompt_end: str) -> str:
         header, begun = _header(prompt_end)
         return ENDS[0] if begun and _channel(header) == "analysis" else ""
+
+    def opening(self, lark: Lark, prompt_end: str) -> Opening:
+        _, begun = _header(prompt_end)
+        again = lark.text(f"{START}assistant")
+        if begun:
+            return Opening(f"{lark.over(ENDS[0])} {again}", optional=False)
+        return Opening(f"{lark.text(f'{CHANNEL}analysis{MESSAGE}')} {lark.over(ENDS[0])} {again}")
+
+    def said(self, lark: Lark, unless: Sequence[str]) -> str:
+        return f"{lark.text(f'{CHANNEL}final{MESSAGE}')} {lark.without(ENDS)}"
 
     def answer(self, writer: Writer, prompt_end: str) -> Step[None]:
         tape = writer.tape
@@ -98,7 +132,7 @@ class HarmonyFormat(ReplyFormat):
         tape, caller = writer.tape, writer.caller
         caller.start, caller.lead = tape.at, ""
         try:
-            yield from _arguments(tape, caller, name)
+            yield from HarmonyCalls().read(tape, caller, name)
         except NoCall:
             if not caller.take_back():
                 tape.at = caller.start

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from omniform.inputs.replies.json_text import json_value, string_value, value_text
+from omniform.inputs.replies.lark import Lark
 from omniform.inputs.replies.pythonic import called, python_group
 from omniform.inputs.replies.tape import NoCall, Step, Tape
-from omniform.inputs.replies.tools import ANYTHING, property_of, typed
+from omniform.inputs.replies.tools import Schema, json_text
 from omniform.inputs.replies.writer import Caller
 
 LONGEST_NAME: Final = 256
@@ -25,8 +26,16 @@ _FENCE: Final = ("```json", "```")
 _HEAD: Final = re.compile(r"[A-Za-z0-9_.\-]*")
 
 
+Around = tuple[str, str | None, str]
+
+
 class Layout(Protocol):
-    """A way to write calls."""
+    """A way to write calls.
+
+    For grammars: what stands around calls (before the first; between two, None where there is
+    but one; behind the last), before and behind the
+    arguments of one, the arguments, and text that is no call.
+    """
 
     @property
     def openers(self) -> tuple[str, ...]: ...
@@ -37,6 +46,15 @@ class Layout(Protocol):
     @property
     def bare(self) -> str: ...
 
+    @property
+    def around(self) -> Around: ...
+
+    def head(self, lark: Lark, name: str) -> str: ...
+
+    def arguments(self, lark: Lark, schema: Schema) -> str: ...
+
+    def tail(self, lark: Lark) -> str: ...
+
     def read(self, tape: Tape, caller: Caller, opener: str) -> Step[None]:
         """Read calls, from behind their opener to behind what closes them.
 
@@ -46,19 +64,42 @@ class Layout(Protocol):
         ...
 
 
+class Written:
+    """What is the same for most ways."""
+
+    __slots__ = ()
+    bare: str = ""
+
+    def arguments(self, lark: Lark, schema: Schema) -> str:
+        return lark.json(schema)
+
+    def tail(self, lark: Lark) -> str:
+        return lark.text("}")
+
+
 @dataclass(frozen=True, slots=True)
-class JsonCalls:
+class JsonCalls(Written):
     """Calls as JSON objects with a name and arguments: one, several, or a list of them, between markers.
 
     Attributes:
         openers: begin them.
         closers: end them; a model that forgets them is understood.
-        bare: ``{`` where an answer may be nothing but calls.
+        around: see :class:`Layout`.
+        keys: what the name and the arguments stand under; before them a number, where there are three.
     """
 
     openers: tuple[str, ...] = ()
     closers: tuple[str, ...] = ()
-    bare: str = ""
+    around: Around = ("", "", "")
+    keys: tuple[str, ...] = ("name", "arguments")
+
+    def head(self, lark: Lark, name: str) -> str:
+        *number, first, second = self.keys
+        written = f'"{first}": {json_text(name)}, "{second}": '
+        if not number:
+            return lark.text("{" + written)
+        before = lark.text('{"' + number[0] + '": "')
+        return f"{before} /[0-9]{{1,3}}/ {lark.text(chr(34) + ', ' + written)}"
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -160,7 +201,7 @@ def read_arguments(tape: Tape, caller: Caller, name: str, id: str | None = None)
 
 
 @dataclass(frozen=True, slots=True)
-class MistralCalls:
+class MistralCalls(Written):
     """Mistral's: ``[TOOL_CALLS][{"name": ..., "arguments": ...}]``, later ``[TOOL_CALLS]name[ARGS]{...}``.
 
     Attributes:
@@ -169,7 +210,16 @@ class MistralCalls:
 
     named: bool
     openers: tuple[str, ...] = ("[TOOL_CALLS]",)
-    bare: str = ""
+
+    @property
+    def around(self) -> Around:
+        return (self.openers[0], self.openers[0], "") if self.named else (f"{self.openers[0]}[", ", ", "]")
+
+    def head(self, lark: Lark, name: str) -> str:
+        return lark.text(f"{name}[ARGS]" if self.named else f'{{"name": {json_text(name)}, "arguments": ')
+
+    def tail(self, lark: Lark) -> str:
+        return "" if self.named else lark.text("}")
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -179,7 +229,7 @@ class MistralCalls:
         yield from tape.spaces()
         if (yield from tape.peek()) in ("[", "{"):
             return (yield from JsonCalls().read(tape, caller, opener))
-        name, id = (yield from _name(tape)), None
+        name, id = (yield from name_of(tape)), None
         mark = yield from tape.literal("[ARGS]", "[CALL_ID]")
         if mark == "[CALL_ID]":
             id, _ = yield from tape.until("[ARGS]", limit=LONGEST_NAME)
@@ -187,7 +237,8 @@ class MistralCalls:
         yield from read_arguments(tape, caller, name, id)
 
 
-def _name(tape: Tape) -> Step[str]:
+def name_of(tape: Tape) -> Step[str]:
+    """Read a function's name, as far as it goes."""
     while True:
         found = _HEAD.match(tape.text, tape.at)
         assert found is not None
@@ -200,7 +251,7 @@ def _name(tape: Tape) -> Step[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class SectionCalls:
+class SectionCalls(Written):
     """A section of calls, each a head and arguments between markers of their own, as DeepSeek and Kimi write them.
 
     The head is the name; or a kind, and the name stands on a line before arguments in a fence of Markdown. A head of
@@ -218,7 +269,20 @@ class SectionCalls:
     middle: str
     fenced: bool = False
     numbered: bool = False
-    bare: str = ""
+
+    @property
+    def around(self) -> Around:
+        return self.section[0], "\n" if self.fenced else "", self.section[1]
+
+    def head(self, lark: Lark, name: str) -> str:
+        if self.fenced:
+            return lark.text(f"{self.call[0]}function{self.middle}{name}\n```json\n")
+        if self.numbered:
+            return f"{lark.text(f'{self.call[0]}functions.{name}:')} /[0-9]{{1,3}}/ {lark.text(self.middle)}"
+        return lark.text(f"{self.call[0]}{name}{self.middle}")
+
+    def tail(self, lark: Lark) -> str:
+        return lark.text(f"\n```{self.call[1]}" if self.fenced else self.call[1])
 
     @property
     def openers(self) -> tuple[str, ...]:
@@ -259,88 +323,7 @@ class SectionCalls:
 
 
 @dataclass(frozen=True, slots=True)
-class TagCalls:
-    """A tag for the function and one for each argument, as Qwen3-Coder writes them.
-
-    The values are bare text; the tool's schema says what they stand for.
-    """
-
-    openers: tuple[str, ...] = ("<tool_call>", "<function=")
-    others: tuple[str, ...] = ("</tool_call>", "</function>", "<parameter=", "</parameter>")
-    bare: str = ""
-
-    def read(self, tape: Tape, caller: Caller, opener: str) -> Step[None]:
-        wrapped = opener == "<tool_call>"
-        if wrapped:
-            yield from tape.spaces()
-            yield from tape.expect("<function=")
-        while True:
-            yield from self._function(tape, caller)
-            yield from tape.spaces()
-            if not (wrapped and (yield from tape.literal("<function="))):
-                break
-        yield from tape.literal("</tool_call>")
-
-    def _function(self, tape: Tape, caller: Caller) -> Step[None]:
-        name, _ = yield from tape.until(">", limit=LONGEST_NAME)
-        name = name.strip().strip("\"'")
-        schema = caller.tools.get(name, ANYTHING)
-        before = "{"
-        while True:
-            yield from tape.spaces()
-            mark = yield from tape.literal("<parameter=", "</function>")
-            if not mark:
-                raise NoCall
-            if not caller.open:
-                caller.begin(name)
-            if mark == "</function>":
-                break
-            key, _ = yield from tape.until(">", limit=LONGEST_NAME)
-            key = key.strip().strip("\"'")
-            text, _ = yield from tape.until("</parameter>")
-            text = text.removeprefix("\n").removesuffix("\n")
-            caller.write(f"{before}{_member(key, typed(text, property_of(schema, key), schema))}")
-            before = ", "
-        caller.write("}" if before == ", " else "{}")
-        caller.end()
-
-
-def _member(key: str, value: object) -> str:
-    return f"{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
-
-
-@dataclass(frozen=True, slots=True)
-class ArgCalls:
-    """A name, then tags for the key and the value of each argument, as GLM 4.5 writes them."""
-
-    openers: tuple[str, ...] = ("<tool_call>",)
-    others: tuple[str, ...] = ("</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
-    bare: str = ""
-
-    def read(self, tape: Tape, caller: Caller, opener: str) -> Step[None]:
-        name, mark = yield from tape.until("<arg_key>", "</tool_call>", limit=LONGEST_NAME)
-        name = name.strip()
-        if not re.fullmatch(r"[\w.\-]+", name):
-            raise NoCall
-        schema = caller.tools.get(name, ANYTHING)
-        caller.begin(name)
-        before = "{"
-        while mark == "<arg_key>":
-            key, _ = yield from tape.until("</arg_key>", limit=LONGEST_NAME)
-            yield from tape.spaces()
-            yield from tape.expect("<arg_value>")
-            text, _ = yield from tape.until("</arg_value>")
-            key = key.strip()
-            caller.write(f"{before}{_member(key, typed(text, property_of(schema, key), schema))}")
-            before = ", "
-            yield from tape.spaces()
-            mark = yield from tape.literal("<arg_key>", "</tool_call>")
-        caller.write("}" if before == ", " else "{}")
-        caller.end()
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaCalls:
+class LlamaCalls(Written):
     """Llama 3's: ``{"name": ..., "parameters": ...}``, nothing before it or ``<|python_tag|>``, several with ``;``.
 
     Behind that tag stands also ``name.call(argument="value")``, for the tools that the model was trained on, or a
@@ -350,12 +333,16 @@ class LlamaCalls:
     openers: tuple[str, ...] = ("<|python_tag|>",)
     others: tuple[str, ...] = ()
     bare: str = "{"
+    around: Around = ("", "; ", "")
+
+    def head(self, lark: Lark, name: str) -> str:
+        return lark.text(f'{{"name": {json_text(name)}, "parameters": ')
 
     def read(self, tape: Tape, caller: Caller, opener: str) -> Step[None]:
         yield from tape.spaces()
         if (yield from tape.peek()) == "{":
             return (yield from JsonCalls().read(tape, caller, opener))
-        name = yield from _name(tape)
+        name = yield from name_of(tape)
         tool, _, method = name.rpartition(".")
         if method != "call" or (yield from tape.peek()) != "(":
             raise NoCall
@@ -364,37 +351,3 @@ class LlamaCalls:
             caller.begin(found)
             caller.write(arguments)
             caller.end()
-
-
-@dataclass(frozen=True, slots=True)
-class PythonCalls:
-    """A list of calls in Python's own notation: ``[f(a=1), g(b="x")]``.
-
-    Attributes:
-        openers: begin it, where the checkpoint has markers; else an answer is nothing but calls.
-    """
-
-    openers: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
-    bare: str = ""
-
-    def read(self, tape: Tape, caller: Caller, opener: str) -> Step[None]:
-        yield from tape.spaces()
-        if (yield from tape.peek()) != "[":
-            raise NoCall
-        start = tape.at
-        tape.at += 1
-        yield from tape.spaces()
-        name = yield from _name(tape)
-        if (yield from tape.peek()) != "(" or (caller.known_only and name not in caller.tools):
-            raise NoCall
-        tape.at = start
-        calls = called((yield from python_group(tape)), caller.tools)
-        if caller.known_only and any(name not in caller.tools for name, _ in calls):
-            raise NoCall
-        for name, arguments in calls:
-            caller.begin(name)
-            caller.write(arguments)
-            caller.end()
-        yield from tape.spaces()
-        yield from tape.literal(*self.others)

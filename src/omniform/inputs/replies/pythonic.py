@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Mapping
 from typing import Final
 
 from omniform.inputs.replies.tape import NoCall, Step, Tape
-from omniform.inputs.replies.tools import Schema
+from omniform.inputs.replies.tools import Schema, json_text
 
 _DEEPEST: Final = 50
 _LONGEST: Final = 1 << 20
@@ -100,14 +99,17 @@ def _call(node: ast.expr, tools: Mapping[str, Schema]) -> tuple[str, str]:
             raise NoCall
         arguments[keyword.arg] = _value(keyword.value)
     try:
-        return name, json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        return name, json_text(arguments)
     except ValueError:
         raise NoCall from None
 
 
 def _value(node: ast.expr) -> object:
     match node:
-        case ast.Constant(value) if value is None or isinstance(value, (bool, str, int, float)):
+        case ast.Constant(str(value)):
+            # Characters beyond the first plane may be spelt in halves, as JSON does.
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case ast.Constant(value) if value is None or isinstance(value, (bool, int, float)):
             return value
         case ast.Name(name) if name in _CONSTANTS:
             return _CONSTANTS[name]

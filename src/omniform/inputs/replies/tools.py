@@ -42,6 +42,17 @@ def property_of(schema: Schema, name: str) -> Schema:
     return found if isinstance(found, Mapping) else {}
 
 
+def json_text(value: object) -> str:
+    """A value as JSON, of whole characters."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json.dumps(value) if any("\ud800" <= char <= "\udfff" for char in text) else text
+
+
+def kinds_of(schema: Schema) -> list[str]:
+    """The types that a schema names, in its order."""
+    return _kinds(schema, schema, 0)
+
+
 def typed(text: str, schema: Schema, whole: Schema) -> object:
     """The value that a text stands for where its type is not written: the first that the schema allows.
 

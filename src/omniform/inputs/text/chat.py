@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from secrets import token_hex
-from typing import Any
+from typing import Any, Final
 
 from tokenizers import Encoding
 
@@ -21,6 +21,9 @@ log = logging.getLogger("omniform")
 
 Message = dict[str, object]
 Tool = Mapping[str, object] | Callable[..., object]
+
+NOTHING: Final = object()
+"""Null, for the few templates that ask whether something is null; what is None is left out of a message."""
 
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG"  # written with a space behind it, to see whether the template strips content
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -127,7 +130,8 @@ def _read_chat(chat: object, where: str) -> list[Message]:
                 expected="{'role': ..., 'content': ...}",
                 found=shown(raw),
             )
-        message = {str(name): value for name, value in raw.items() if value is not None}
+        given = {str(name): value for name, value in raw.items() if value is not None}
+        message: Message = {name: None if value is NOTHING else value for name, value in given.items()}
         if not isinstance(message.get("role"), str):
             raise InputError(
                 "a message has no role",
