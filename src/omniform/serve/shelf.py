@@ -39,6 +39,7 @@ class Loaded:
         reader: its processor or tokenizer.
         engine: writes with it; None where it does not write.
         nbytes: of its weights.
+        template: the source of its chat template; "" without one.
         form: how its answers are written.
         users: requests that compute with it.
         used: when the last one came, in seconds of ``time.monotonic``.
@@ -49,6 +50,7 @@ class Loaded:
     reader: Reader
     engine: Engine | None
     nbytes: int
+    template: str = ""
     form: ReplyFormat = PLAIN
     users: int = 0
     used: float = field(default_factory=time.monotonic)
@@ -229,16 +231,12 @@ def load_model(source: ModelSource, config: ServeConfig) -> Loaded:
         engine = Engine(model, reader, memory=config.memory, cache_dtype=config.cache_dtype)
         for name, place in source.adapters.items():
             engine.load_adapter(place, name)
-    return Loaded(source, model, reader, engine, model.get_memory_footprint(), _form(reader))
-
-
-def _form(reader: Reader) -> ReplyFormat:
-    """How a model writes its answers, as its own template and tokens tell."""
     template, tokenizer = reader.chat_template, tokenizer_of(reader)
     if isinstance(template, Mapping):
         template = template.get("tool_use", template.get("default"))
-    words = {} if tokenizer is None else tokenizer.get_vocab()
-    return format_of(template if isinstance(template, str) else None, words)
+    template = template if isinstance(template, str) else ""
+    form = format_of(template, {} if tokenizer is None else tokenizer.get_vocab())
+    return Loaded(source, model, reader, engine, model.get_memory_footprint(), template, form)
 
 
 def free() -> int:

@@ -38,3 +38,13 @@ def tokenizer_of(reader: Reader) -> Tokenizer | None:
     if isinstance(reader, Processor):
         reader = reader.tokenizer
     return reader if isinstance(reader, Tokenizer) else None
+
+
+def special_ids(reader: Reader, marks: Collection[str]) -> dict[str, int]:
+    """Which of some texts are special tokens, and their ids."""
+    tokenizer = tokenizer_of(reader)
+    if tokenizer is None:
+        return {}
+    special = set(tokenizer.all_special_ids)
+    found = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in marks}
+    return {mark: token for mark, token in found.items() if isinstance(token, int) and token in special}

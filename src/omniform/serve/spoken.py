@@ -9,14 +9,17 @@ from typing import cast
 
 from torch import Tensor
 
+from omniform.engine.guide import Guide
 from omniform.engine.handle import Handle
 from omniform.engine.request import Completion, Piece
 from omniform.inputs.replies.events import CallArguments, CallBegun, CallBroken, CallEnded, Content, Event, Reasoning
 from omniform.inputs.replies.format import ReplyFormat
+from omniform.inputs.replies.grammar import Choice, reply_grammar
+from omniform.inputs.replies.messages import for_template
 from omniform.inputs.replies.reader import Reader as ReplyReader
 from omniform.serve.desk import Desk, Use
 from omniform.serve.errors import APIError
-from omniform.serve.showing import Showing
+from omniform.serve.showing import Showing, special_ids
 
 PROMPT_END = 32
 """Tokens of a prompt's end that say whether the answer begins inside of reasoning."""
@@ -118,6 +121,8 @@ async def speak(
     settings: Mapping[str, object],
     *,
     tools: Sequence[Mapping[str, object]] = (),
+    choice: Choice = "auto",
+    parallel: bool = True,
     template: Mapping[str, object] | None = None,
     priority: int = 0,
     answers: int = 1,
@@ -128,6 +133,8 @@ async def speak(
         messages: as templates and processors read them.
         settings: of the engine.
         tools: that may be called.
+        choice: which of them is.
+        parallel: whether several may be at once.
         template: further variables of the chat template.
 
     Raises:
@@ -138,11 +145,13 @@ async def speak(
     reader = use.loaded.reader
     if not reader.chat_template:
         raise APIError(400, "this model has no chat template", param="messages", code="no_chat_template")
-    options: dict[str, object] = {**(template or {}), **({"tools": list(tools)} if tools else {})}
+    loaded = use.loaded
+    shown = [] if choice == "none" else tools
+    options: dict[str, object] = {**(template or {}), **({"tools": list(shown)} if shown else {})}
 
     def begin() -> Spoken:
         batch = reader.apply_chat_template(
-            [dict(message) for message in messages],
+            for_template(messages, loaded.template),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -151,10 +160,15 @@ async def speak(
             **options,
         )
         assert isinstance(batch, Mapping)
-        form = use.loaded.form
         ids = cast(Tensor, batch["input_ids"])[0, -PROMPT_END:].tolist()
         end = str(reader.decode(ids, skip_special_tokens=False))
-        handle = engine.submit(batch, priority=priority, reader=Showing(reader, form.markers), **settings)
-        return Spoken(use, handle, form, end, tools, answers)
+        guided = dict(settings)
+        if tools or choice not in ("auto", "none"):
+            special = special_ids(reader, loaded.form.markers)
+            grammar = reply_grammar(loaded.form, tools, choice, parallel=parallel, prompt_end=end, special=special)
+            if grammar is not None:
+                guided["guide"] = Guide.lark(grammar)
+        handle = engine.submit(batch, priority=priority, reader=Showing(reader, loaded.form.markers), **guided)
+        return Spoken(use, handle, loaded.form, end, shown, answers)
 
     return await asyncio.to_thread(begin)

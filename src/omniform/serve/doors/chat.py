@@ -56,15 +56,15 @@ async def _begun(use: Use, desk: Desk, asked: ChatRequest) -> Spoken:
         settings["logprobs"] = asked.top_logprobs or 0
     if asked.response_format is not None and asked.response_format.get("type") != "text":
         settings["guide"] = asked.response_format
-    tools = [] if asked.tool_choice == "none" else [tool.model_dump(exclude_none=True) for tool in asked.tools or ()]
-    if isinstance(asked.tool_choice, ToolChoice):
-        tools = [one for one in tools if one["function"]["name"] == asked.tool_choice.function.name]
+    choice = asked.tool_choice or "auto"
     return await speak(
         use,
         desk,
         await asyncio.to_thread(messages_of, asked.messages, desk),
         settings,
-        tools=tools,
+        tools=[tool.model_dump(exclude_none=True) for tool in asked.tools or ()],
+        choice=choice.model_dump() if isinstance(choice, ToolChoice) else choice,
+        parallel=asked.parallel_tool_calls is not False,
         template=asked.chat_template_kwargs,
         priority=asked.priority,
         answers=asked.n or 1,
