@@ -1,10 +1,11 @@
 """Peak memory of a Llama of 1 GB: a cold process that loads it and writes 8 tokens, beyond what it took before loading.
 
 One process for each row of the table, one after another: bfloat16, int8, int4 and a GGUF file, without and with a cache
-of packed matrices (``OMNIFORM_PACK_CACHE``: empty, then filled). Peak memory is the kernel's own (``VmHWM``), pages of
-mapped files included; the bytes of the weights are those of the matrices as they are packed and of the rest as it is
-stored (``get_memory_footprint``). Run it with ``python benchmarks/memory_native.py [--folder FOLDER] [--moe]``; it
-takes 4 GB of disk. GGUF needs the ``gguf`` package. Linux only.
+of packed matrices (``OMNIFORM_PACK_CACHE``: empty, then filled). With ``--formats nf4 hqq-4 gptq-4 ...`` instead: a
+checkpoint in each of these, and, without texts to learn from, what quantizing it on loading takes. Peak memory is the
+kernel's own (``VmHWM``), pages of mapped files included; the bytes of the weights are those of the matrices as they are
+packed and of the rest as it is stored (``get_memory_footprint``). Run it with ``python benchmarks/memory_native.py
+[--folder FOLDER] [--moe]``; it takes 4 GB of disk. GGUF needs the ``gguf`` package. Linux only.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ PROBE = """
 import json, sys, torch, omniform
 from omniform import AutoModelForCausalLM
 from omniform.engine import engine
+from omniform.export.quantizing import settings_for
 from omniform.hub import checkpoint
 from omniform.transforms import lower
 import omniform.models.llama
@@ -89,10 +91,11 @@ def memory(name):
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 torch.ones(64, 64) @ torch.ones(64, 64)
-path, dtype = sys.argv[1], sys.argv[2]
+path, dtype, target = sys.argv[1:4]
+settings = {"quantization_config": settings_for(target, [], None)} if target else {}
 before = memory("VmRSS:")
 open("/proc/self/clear_refs", "w").write("5")
-model = AutoModelForCausalLM.from_pretrained(path, **({} if dtype == "auto" else {"dtype": dtype}))
+model = AutoModelForCausalLM.from_pretrained(path, **settings, **({} if dtype == "auto" else {"dtype": dtype}))
 loaded = memory("VmHWM:")
 model.generate(torch.arange(3, 35)[None], max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
 parts = {name: memory(name) - (before if name == "VmRSS:" else 0) for name in ("VmRSS:", "RssAnon:", "RssFile:")}
@@ -101,11 +104,25 @@ print(json.dumps({"weights": model.get_memory_footprint(), "peak": memory("VmHWM
 """
 
 
-def probe(path: Path, dtype: str, cache: Path | None) -> dict[str, int]:
-    """What one process took."""
+FORMAT = """
+import sys
+from pathlib import Path
+from omniform import AutoModelForCausalLM
+from omniform.export.quantizing import settings_for
+source, place, target = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+settings = settings_for(target, [], None)
+if target.startswith("gptq"):
+    import torch
+    settings.update(dataset=[torch.randint(3, 32000, (256,)).tolist() for _ in range(2)])
+AutoModelForCausalLM.from_pretrained(source, quantization_config=settings).save_pretrained(place)
+"""
+
+
+def probe(path: Path, dtype: str, cache: Path | None, target: str = "") -> dict[str, int]:
+    """What one process took; with a target, it is quantized as it is loaded."""
     env = {**os.environ, "OMNIFORM_PACK_CACHE": "" if cache is None else str(cache)}
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, str(path), dtype], env=env, check=True, capture_output=True, text=True
+        [sys.executable, "-c", PROBE, str(path), dtype, target], env=env, check=True, capture_output=True, text=True
     )
     made: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return made
@@ -127,12 +144,32 @@ def ready(folder: Path, family: str) -> list[tuple[str, Path, str]]:
     return rows
 
 
+def formats(folder: Path, targets: list[str]) -> None:
+    """The table of checkpoints in few bits."""
+    source = ready(folder, "llama")[0][1]
+    print("| format | bytes of its files | peak, read | of the files | peak, made on loading | of the files |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for target in targets:
+        place = folder / target
+        if not place.is_dir():
+            subprocess.run([sys.executable, "-c", FORMAT, str(source), str(place), target], check=True)
+        files = sum(file.stat().st_size for file in place.glob("*.safetensors"))
+        read = probe(place, "auto", None)["peak"]
+        made = None if target.startswith("gptq") else probe(source, "auto", None, target)["peak"]
+        told = "| |" if made is None else f"{made / 1e6:,.1f} MB | {made / files:.3f} |"
+        print(f"| {target} | {files / 1e6:,.1f} MB | {read / 1e6:,.1f} MB | {read / files:.3f} | {told}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "omniform-memory")
     parser.add_argument("--moe", action="store_true", help="a mixture of experts instead")
     parser.add_argument("--only", default="", help="rows whose names begin so")
+    parser.add_argument("--formats", nargs="*", default=[], metavar="TARGET", help="as omniform quantize --to has them")
     asked = parser.parse_args()
+    if asked.formats:
+        formats(asked.folder, asked.formats)
+        return
     rows = ready(asked.folder, "qwen3_moe" if asked.moe else "llama")
     print("| weights | pack cache | bytes of the weights | peak beyond | when loaded | peak, over the weights |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
