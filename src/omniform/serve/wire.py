@@ -41,7 +41,7 @@ Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 class Writing(Asked):
     """How an answer is written: what chats and completions have in common.
 
-    ``top_k``, ``min_p``, ``repetition_penalty``, ``guide`` and ``priority`` are not OpenAI's.
+    ``top_k``, ``min_p``, ``repetition_penalty``, ``min_tokens``, ``guide`` and ``priority`` are not OpenAI's.
     """
 
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
@@ -58,6 +58,7 @@ class Writing(Asked):
     top_k: Annotated[int, Field(ge=0)] | None = None
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[Number, Field(gt=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
     guide: object = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
 

@@ -51,6 +51,8 @@ def settings_of(asked: Writing, use: Use, longest: int | None) -> dict[str, obje
         settings["seed"] = asked.seed % HIGHEST_SEED
     if asked.logit_bias:
         settings["sequence_bias"] = [[[_token(name)], value] for name, value in asked.logit_bias.items()]
+    if asked.min_tokens:
+        settings["min_new_tokens"] = asked.min_tokens
     if longest is not None:
         settings["max_new_tokens"] = longest
     if use.adapter is not None:
