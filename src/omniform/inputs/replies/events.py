@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -125,3 +126,13 @@ def collected(events: Iterable[Event]) -> Reply:
                 pass
     reply.calls = [calls[index] for index in sorted(calls)]
     return reply
+
+
+def message_of(reply: Reply) -> dict[str, object]:
+    """An answer as a message of a conversation, for its template; arguments are objects."""
+    calls = [
+        {"type": "function", "function": {"name": call.name, "arguments": json.loads(call.arguments)}}
+        for call in reply.calls
+    ]
+    parts = {"content": reply.content, "reasoning_content": reply.reasoning, "tool_calls": calls}
+    return {"role": "assistant", **{name: value for name, value in parts.items() if value}}

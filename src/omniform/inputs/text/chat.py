@@ -171,7 +171,7 @@ def render_chats(template: str, chats: Sequence[list[Message]], options: ChatOpt
     warn_unread(template, options.variables)
     variables = {
         **options.variables,
-        "tools": _tools(options.tools),
+        "tools": read_tools(options.tools),
         "documents": _documents(options.documents),
         "add_generation_prompt": options.add_generation_prompt,
     }
@@ -219,7 +219,12 @@ def read_more(options: EncodeOptions | None) -> EncodeOptions:
     return options or {}
 
 
-def _tools(tools: object) -> list[object] | None:
+def read_tools(tools: object) -> list[object] | None:
+    """Tools as schemas.
+
+    Raises:
+        InputError: they are no list, or one of them is neither a function nor a schema.
+    """
     if tools is None:
         return None
     if not isinstance(tools, (list, tuple)):

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Unpack, cast
 
+import torch
+
 from omniform.core.errors import InputError
 from omniform.core.kinds import switch
 from omniform.inputs.media_access import MediaAccess
+from omniform.inputs.replies.declared import parse_declared
+from omniform.inputs.replies.detect import format_of
+from omniform.inputs.replies.events import message_of
+from omniform.inputs.replies.reader import read_reply
 from omniform.inputs.text import chat
 from omniform.inputs.text.encoding import BatchEncoding, Ids, input_ids
 from omniform.inputs.text.habits import Habits
@@ -118,6 +124,67 @@ class Conversing(Habits):
             encoded.update({name: [value] for name, value in encoded.items()})
         encoded = encoded.as_tensors(return_tensors)
         return encoded if return_dict else input_ids(encoded)
+
+    def decode(self, token_ids: Sequence[int] | Sequence[Sequence[int]] | torch.Tensor) -> str | list[str]:
+        """Decode ids; a tokenizer proper does."""
+        raise NotImplementedError
+
+    @property
+    def response_template(self) -> Mapping[str, object] | None:
+        """How the model's answers are to be read, where the folder says it."""
+        said = self.settings.values.get("response_template")
+        return said if isinstance(said, Mapping) else None
+
+    def parse_response(
+        self,
+        response: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor,
+        schema: Mapping[str, object] | None = None,
+        *,
+        prefix: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor | None = None,
+        tools: Sequence[chat.Tool] | None = None,
+    ) -> dict[str, object] | list[dict[str, object]]:
+        """Messages out of answers: what is said, thought and called.
+
+        Args:
+            response: an answer, or several: texts, or their ids.
+            schema: how it is to be read; by default as ``response_template`` says, or else as the chat template writes.
+            prefix: the prompt, or one for each answer, since it may have begun the message. ``""`` for none.
+            tools: as for :meth:`apply_chat_template`; their schemas say of what types arguments are.
+
+        Raises:
+            ConfigError: the schema is malformed.
+            InputError: an answer cannot be read by it, or there are not as many prompts as answers.
+        """
+        if prefix is None:
+            raise InputError("an answer is read beside its prompt", where="prefix", expected='the prompt, or ""')
+        texts, many = self._texts(response)
+        before, several = self._texts(prefix or "")
+        before = before if several else before * len(texts)
+        if len(before) != len(texts):
+            raise InputError("there is no prompt for each answer", where="prefix", expected=f"{len(texts)} of them",
+                             found=len(before))  # fmt: skip
+        read = chat.read_tools(tools) or []
+        known = [tool for tool in read if isinstance(tool, Mapping)]
+        declared = self.response_template if schema is None else schema
+        if declared is None:
+            found = [self._by_template(*pair, known) for pair in zip(texts, before, strict=True)]
+        else:
+            found = [parse_declared(text, declared, end, known) for text, end in zip(texts, before, strict=True)]
+        return found if many else found[0]
+
+    def _by_template(self, text: str, prompt: str, tools: Sequence[Mapping[str, object]]) -> dict[str, object]:
+        """A message out of an answer, as the chat template writes them."""
+        format = format_of(self.get_chat_template(tools=tools or None), self.get_vocab())
+        for token in self.all_special_tokens:
+            text = text if token in format.markers else text.replace(token, "")
+        return message_of(read_reply(format, text, prompt, tools))
+
+    def _texts(self, given: object) -> tuple[list[str], bool]:
+        """Texts, or what ids read, and whether there are several."""
+        if isinstance(given, (list, tuple)) and all(isinstance(one, str) for one in given):
+            return list(given), True
+        found = given if isinstance(given, str) else self.decode(given)  # type: ignore[arg-type] # it checks
+        return (list(found), True) if isinstance(found, list) else ([found], False)
 
     def encode_message_with_chat_template(
         self,

@@ -29,6 +29,7 @@ KNOWN = (
     *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "clean_up_tokenization_spaces"),
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
     *("model_max_length", "max_len", "model_input_names", "padding_side", "truncation_side", "chat_template"),
+    "response_template",
     *("word_tokenizer_type", "subword_tokenizer_type", "do_word_tokenize", "do_subword_tokenize"),
     *("basic_kwargs", "mecab_kwargs", "sudachi_kwargs", "jumanpp_kwargs"),
     *("replace_word_delimiter_char", "target_lang", "do_phonemize", "phonemizer_lang", "phonemizer_backend"),
