@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from omniform.transforms.quantize.layers import QuantLinear
 from omniform.weights.formats.gptq import Gptq
 from reference import omniform
 
-PLAIN = How(0.05, desc_act=False, act_group_aware=False, sym=True, static_groups=False)
+PLAIN = How(0.05, desc_act=False, act_group_aware=False, sym=True, static_groups=False, search=False)
 SMALL = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
 FAMILIES = {
     "llama": (SMALL, "LlamaForCausalLM"),
@@ -53,7 +54,7 @@ def test_one_matrix_as_in_the_paper(bits, group, sym, act):
     order = np.argsort(-np.diag(hessian), kind="stable") if act else None
     expected = naive(weight, hessian, bits, group, 0.05, sym=sym, order=order)
     format = Gptq(bits, group)
-    how = How(0.05, desc_act=act, act_group_aware=False, sym=sym, static_groups=False)
+    how = How(0.05, desc_act=act, act_group_aware=False, sym=sym, static_groups=False, search=False)
     made = solved(torch.from_numpy(weight).float(), torch.from_numpy(hessian).float(), format, how)
     found = format.numbers(made.tensors, 32, 320).double().numpy()
     # A weight in the middle between two codes may fall to either side in float32, and those after it follow.
@@ -75,7 +76,14 @@ def test_one_matrix_as_in_the_paper(bits, group, sym, act):
 def test_orders_that_keep_groups(how):
     weight, hessian = matrix(32, 256, 5)
     format = Gptq(4, 32)
-    settings = {"desc_act": False, "act_group_aware": False, "sym": True, "static_groups": False, **how}
+    settings = {
+        "desc_act": False,
+        "act_group_aware": False,
+        "sym": True,
+        "static_groups": False,
+        "search": False,
+        **how,
+    }
     made = solved(torch.from_numpy(weight).float(), torch.from_numpy(hessian).float(), format, How(0.05, **settings))
     assert torch.equal(made.tensors["g_idx"], torch.arange(256, dtype=torch.int32) // 32)
     nearest = format.numbers(format.encoded(torch.from_numpy(weight)), 32, 256).double().numpy()
@@ -84,6 +92,18 @@ def test_orders_that_keep_groups(how):
     assert off < 0.6 * worse
     if settings["static_groups"]:
         assert torch.equal(made.tensors["scales"], format.encoded(torch.from_numpy(weight))["scales"])
+
+
+@pytest.mark.parametrize("sym", (True, False))
+@pytest.mark.parametrize(("bits", "group"), ((4, 64), (3, 64), (2, 32), (4, -1)))
+@pytest.mark.parametrize("static", (False, True))
+def test_scales_that_are_looked_for_lose_less(bits, group, sym, static):
+    weight, hessian = (torch.from_numpy(x).float() for x in matrix(48, 256, bits + group))
+    how = replace(PLAIN, sym=sym, static_groups=static)
+    format = Gptq(bits, group)
+    plain, sought = (solved(weight, hessian, format, replace(how, search=search)) for search in (False, True))
+    assert sought.error < plain.error * (0.97 if bits < 8 else 1.0)
+    assert sought.most <= plain.most
 
 
 def test_hessians_that_are_wanting():

@@ -19,11 +19,9 @@ class Showing:
 
     def __init__(self, reader: Reader, marks: Collection[str]) -> None:
         self._reader = reader
-        tokenizer = tokenizer_of(reader)
-        special = set() if tokenizer is None else set(tokenizer.all_special_ids)
-        shown = set() if tokenizer is None else {tokenizer.convert_tokens_to_ids(mark) for mark in marks}
-        self._hidden = special - shown
-        self._plain = not special & shown
+        special = special_of(reader)
+        self._hidden = {token for text, token in special.items() if text not in marks}
+        self._plain = len(self._hidden) == len(special)
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = False) -> str:
         """The text of tokens."""
@@ -40,11 +38,9 @@ def tokenizer_of(reader: Reader) -> Tokenizer | None:
     return reader if isinstance(reader, Tokenizer) else None
 
 
-def special_ids(reader: Reader, marks: Collection[str]) -> dict[str, int]:
-    """Which of some texts are special tokens, and their ids."""
+def special_of(reader: Reader) -> dict[str, int]:
+    """Ids of the tokens that a reader leaves out of texts, by what is written for them."""
     tokenizer = tokenizer_of(reader)
     if tokenizer is None:
         return {}
-    special = set(tokenizer.all_special_ids)
-    found = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in marks}
-    return {mark: token for mark, token in found.items() if isinstance(token, int) and token in special}
+    return {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}

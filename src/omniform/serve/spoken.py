@@ -19,7 +19,7 @@ from omniform.inputs.replies.messages import for_template
 from omniform.inputs.replies.reader import Reader as ReplyReader
 from omniform.serve.desk import Desk, Use
 from omniform.serve.errors import APIError
-from omniform.serve.showing import Showing, special_ids
+from omniform.serve.showing import Showing, special_of
 
 PROMPT_END = 32
 """Tokens of a prompt's end that say whether the answer begins inside of reasoning."""
@@ -164,7 +164,7 @@ async def speak(
         end = str(reader.decode(ids, skip_special_tokens=False))
         guided = dict(settings)
         if tools or choice not in ("auto", "none"):
-            special = special_ids(reader, loaded.form.markers)
+            special = special_of(reader)
             grammar = reply_grammar(loaded.form, tools, choice, parallel=parallel, prompt_end=end, special=special)
             if grammar is not None:
                 guided["guide"] = Guide.lark(grammar)
