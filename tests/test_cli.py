@@ -416,3 +416,18 @@ def test_who_answers_is_said_where_no_model_is_named(capsys):
     assert (
         code == 0 and out.strip() and err == "omniform: no --model: scenes-llava answers, which comes with omniform\n"
     )
+
+
+@pytest.mark.parametrize("to", ("int4", "nf4", "hqq-4"))
+def test_weights_in_fewer_bits(capsys, text, to):
+    code, out, err = omni(capsys, "run", "-m", text, "-t", "hello", "--quantize", to, "--max-new-tokens", "3", "--json")
+    assert code == 0, err
+    assert 0 < json.loads(out)["tokens"]["answer"] <= 3
+
+
+@pytest.mark.parametrize(
+    ("to", "said"), (("nf5", "--quantize: no such target"), ("gptq-4", "omniform quantize --data"))
+)
+def test_fewer_bits_that_cannot_be_had(capsys, text, to, said):
+    code, out, err = omni(capsys, "run", "-m", text, "-t", "hello", "--quantize", to)
+    assert (code, out) == (2, "") and said in err and len(err.splitlines()) == 1

@@ -233,6 +233,7 @@ def chat_command(
     settings: dict[str, object],
     *,
     dtype: str,
+    quantize: str | None = None,
     system: str | None,
     history: bool | None,
     markdown: bool,
@@ -243,6 +244,7 @@ def chat_command(
     Args:
         name: a folder or a Hub id; None for the bundled checkpoint.
         settings: of how answers are written.
+        quantize: what weights become as they are loaded.
         system: the system message.
         history: whether conversations are kept across starts; None for at a terminal only.
         markdown: whether answers are shown as Markdown, where there is a terminal.
@@ -250,7 +252,7 @@ def chat_command(
     """
     coding_of(cache_dtype)  # a mistake is told before anybody waits
     chosen = bundled_checkpoint() if name is None else name
-    model, reader = opened(chosen, dtype=dtype)
+    model, reader = opened(chosen, dtype=dtype, quantize=quantize)
     partner = Partner(model, reader, cache_dtype)
     typed = sys.stdin.isatty()
     screen, remark = screen_for(sys.stdout, markdown=markdown)

@@ -20,6 +20,7 @@ def eval_command(
     chat: bool,
     system: str | None,
     dtype: str,
+    quantize: str | None = None,
     metadata: str | None = None,
 ) -> None:
     """Evaluate a checkpoint on tasks of lm-eval and print a table; what is wrong is told before the model is loaded.
@@ -30,6 +31,7 @@ def eval_command(
         limit, num_fewshot, tasks_dir, chat, system: see :func:`omniform.evals.run.evaluate`.
         output: a file for all results as JSON.
         dtype: what it is computed with.
+        quantize: what weights become as they are loaded.
         metadata: a JSON object, told to tasks that make up their questions; the model's name is in it.
     """
     from omniform.evals.lm import OmniformLM
@@ -42,7 +44,7 @@ def eval_command(
         raise InputError("a system message is part of a chat", where="--system", remedy="Add --apply-chat-template.")
     told = {"pretrained": name, **_object(metadata)}
     load_tasks(names, tasks_dir, told)
-    model, reader = opened(name, dtype=dtype)
+    model, reader = opened(name, dtype=dtype, quantize=quantize)
     lm = OmniformLM(model, reader)
     if chat and lm.tokenizer.chat_template is None:
         raise InputError("the checkpoint has no chat template", where="--apply-chat-template", found=name)

@@ -24,19 +24,35 @@ PATIENCE = 1.0
 """Seconds of loading after which the user is told what is going on."""
 
 
-def opened(name: str | os.PathLike[str], *, dtype: str) -> tuple[Model, Reader]:
+def opened(name: str | os.PathLike[str], *, dtype: str, quantize: str | None = None) -> tuple[Model, Reader]:
     """A checkpoint's model, as the class that it was saved as, and its processor or tokenizer.
+
+    Args:
+        quantize: what its weights become as they are loaded; see :func:`loading_options`.
 
     Raises:
         OmniformError: there is no such checkpoint, or it cannot be loaded.
     """
-    name = only_file(name)
+    name, options = only_file(name), loading_options(dtype, quantize)
     with together():
         source = locate(name)
         if source.folder is None:
             source.need("config.json")  # what cannot be had is told before anybody waits
         with progress(f"loading {name}"):
-            return load_as_saved(name, dtype=dtype), cast(Reader, AutoProcessor.from_pretrained(name))
+            return load_as_saved(name, **options), cast(Reader, AutoProcessor.from_pretrained(name))
+
+
+def loading_options(dtype: str, quantize: str | None) -> dict[str, object]:
+    """The keywords of ``from_pretrained`` that ``--dtype`` and ``--quantize`` stand for.
+
+    Raises:
+        InputError: there is no such target, or it learns from texts, for which ``omniform quantize`` is.
+    """
+    if quantize is None:
+        return {"dtype": dtype}
+    from omniform.export.quantizing import on_loading
+
+    return on_loading(quantize, dtype)
 
 
 def only_file(name: str | os.PathLike[str]) -> str | os.PathLike[str]:

@@ -53,6 +53,9 @@ class Parser(argparse.ArgumentParser):
 DTYPES_HELP = "float32, bfloat16, float16, int8 or int4 (made at load), or auto: the checkpoint's own"
 """Of ``--dtype``."""
 
+QUANTIZE_HELP = "fewer bits, made at load: int8, int4, nf4, fp4, llm-int8, fp8, hqq-4 ... (see omniform quantize)"
+"""Of ``--quantize``."""
+
 
 def parser() -> Parser:
     """The options of every command."""
@@ -87,6 +90,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run.add_argument("-m", "--model", help="a folder or a Hub id; the bundled checkpoint by default")
     run.add_argument("--task", help="a pipeline's task, such as fill-mask, instead of a question; --text is its input")
     run.add_argument("--dtype", default="auto", help=DTYPES_HELP)
+    run.add_argument("--quantize", metavar="FORMAT", help=QUANTIZE_HELP)
     run.add_argument("--json", action="store_true", help="print JSON: answer, tokens, timings; a line for each picture")
     run.add_argument(
         "--format", choices=("txt", "srt", "vtt", "tsv", "json"), help="how a sound is written down; lines with times"
@@ -131,6 +135,7 @@ def _add_chat(commands: argparse._SubParsersAction[Parser]) -> None:
     chat.add_argument("-m", "--model", dest="named_model", metavar="MODEL", help="the same")
     chat.add_argument("--system", metavar="TEXT", help="the system message")
     chat.add_argument("--dtype", default="auto", help=DTYPES_HELP)
+    chat.add_argument("--quantize", metavar="FORMAT", help=QUANTIZE_HELP)
     chat.add_argument(
         "--history",
         action=argparse.BooleanOptionalAction,
@@ -256,6 +261,7 @@ def _run(given: argparse.Namespace) -> int:
             settings,
             drawing(settings),
             dtype=given.dtype,
+            quantize=given.quantize,
             as_json=given.json,
             showing=_showing(given),
         )
@@ -267,6 +273,7 @@ def _run(given: argparse.Namespace) -> int:
         given.model,
         drawing(_settings(given)),
         dtype=given.dtype,
+        quantize=given.quantize,
         as_json=given.json,
         longest=LONGEST_ANSWER,
         form=given.format,
@@ -287,6 +294,7 @@ def _chat(given: argparse.Namespace) -> None:
         name,
         settings,
         dtype=given.dtype,
+        quantize=given.quantize,
         system=given.system,
         history=given.history,
         markdown=not given.plain,
@@ -356,6 +364,7 @@ def _add_eval(commands: argparse._SubParsersAction[Parser]) -> None:
     evaluate.add_argument("--apply-chat-template", action="store_true", help="put questions as a conversation")
     evaluate.add_argument("--system", metavar="TEXT", help="the system message of that conversation")
     evaluate.add_argument("--dtype", default="auto", help=DTYPES_HELP)
+    evaluate.add_argument("--quantize", metavar="FORMAT", help=QUANTIZE_HELP)
     evaluate.set_defaults(work=_eval, command=evaluate)
 
 
@@ -372,6 +381,7 @@ def _eval(given: argparse.Namespace) -> None:
         chat=given.apply_chat_template,
         system=given.system,
         dtype=given.dtype,
+        quantize=given.quantize,
         metadata=given.metadata,
     )
 

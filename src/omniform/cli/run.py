@@ -33,6 +33,7 @@ def run_command(
     settings: dict[str, object],
     *,
     dtype: str,
+    quantize: str | None = None,
     as_json: bool,
     longest: int,
     form: str | None = None,
@@ -42,6 +43,7 @@ def run_command(
     """Load, ask, print; an answer has ``longest`` tokens at most, where no settings say otherwise.
 
     Args:
+        quantize: what weights become as they are loaded.
         form: how a sound is written down.
         save: where to, or what its picture is drawn into; about a picture, a drawing of where the model looked.
         cache_dtype: how keys and values are kept.
@@ -56,7 +58,7 @@ def run_command(
     # Sound alone is written down; whatever else there is, is asked about.
     chosen = bundled_checkpoint("audio" if telling and not question else None) if name is None else name
     started = time.perf_counter()
-    model, reader = opened(chosen, dtype=dtype)
+    model, reader = opened(chosen, dtype=dtype, quantize=quantize)
     loaded = time.perf_counter() - started
     if telling is not None and not question and listens(model):
         if cache_dtype is not None:

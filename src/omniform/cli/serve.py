@@ -26,6 +26,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     own.add_argument("--tls-cert", metavar="FILE", help="a certificate: answer over HTTPS")
     own.add_argument("--tls-key", metavar="FILE", help="its key")
     own.add_argument("--dtype", default="auto", help="of the weights: bfloat16, int8, int4, auto ...")
+    own.add_argument("--quantize", metavar="FORMAT", help="fewer bits, made at load: int8, int4, nf4, hqq-4 ...")
     own.add_argument("--memory", metavar="SIZE", help="of one model's engine: 4GB, or auto")
     own.add_argument("--cache-dtype", metavar="DTYPE", help="how keys and values are kept: int8, int4 ...")
     own.add_argument("--models-memory", metavar="SIZE", help="of the weights of all models that are loaded")
@@ -51,6 +52,7 @@ def work(given: argparse.Namespace) -> None:
     config = ServeConfig(
         models=tuple(_sources(given.models, given.adapter)),
         dtype=given.dtype,
+        quantize=given.quantize,
         memory=given.memory,
         cache_dtype=given.cache_dtype,
         models_memory=given.models_memory,

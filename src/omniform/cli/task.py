@@ -11,7 +11,7 @@ from typing import cast
 
 from torch import Tensor
 
-from omniform.cli.loading import progress
+from omniform.cli.loading import loading_options, progress
 from omniform.cli.pictures import Form, Plan, Showing, answer_pictures
 from omniform.cli.run import question_of
 from omniform.cli.table import cell, table
@@ -30,6 +30,7 @@ def task_command(
     drawing: Mapping[str, object],
     *,
     dtype: str,
+    quantize: str | None = None,
     as_json: bool,
     showing: Showing,
 ) -> int:
@@ -42,6 +43,7 @@ def task_command(
         name: a folder or a Hub id; what is at hand by default.
         settings: parameters of the task.
         drawing: the same for tasks that write, where some of them ask for tokens that are drawn.
+        quantize: what weights become as they are loaded.
         showing: what becomes of answers about pictures.
     """
     started = time.perf_counter()
@@ -51,8 +53,9 @@ def task_command(
         raise InputError("only answers about pictures are drawn, or are rows of a file", where="--task", found=task)
     told = _told(kind, text, task) if issubclass(kind, Seeing) else {}
     plan = Plan.of(media, showing) if sees else None  # a mistake is told before anybody waits
+    options = loading_options(dtype, quantize)
     with progress(f"loading {name or task}"):
-        pipe = pipeline(task, name, dtype=dtype)
+        pipe = pipeline(task, name, dtype=str(options.pop("dtype")), model_kwargs=options)
     loaded = time.perf_counter()
     called = str(name or os.path.basename(pipe.model.name_or_path))
     if plan is not None and isinstance(pipe, Seeing):

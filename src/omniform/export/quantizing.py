@@ -91,8 +91,16 @@ def texts_in(path: str | os.PathLike[str]) -> list[str]:
     return found
 
 
-def settings_for(to: str, texts: Sequence[str] | None, group_size: int | None) -> QuantizationConfigMixin:
+def settings_for(
+    to: str, texts: Sequence[str] | None, group_size: int | None, where: str = "to"
+) -> QuantizationConfigMixin:
     """The settings that a target means.
+
+    Args:
+        to: the target.
+        texts: to learn from.
+        group_size: inputs that share a scale, if not the target's own.
+        where: what named the target, for messages.
 
     Raises:
         InputError: there is no such target, or it takes no groups, or learns from texts and has none.
@@ -100,7 +108,7 @@ def settings_for(to: str, texts: Sequence[str] | None, group_size: int | None) -
     if to not in TARGETS:
         close = nearest(to, [*TARGETS, "gguf:Q4_K_M"])
         raise InputError(
-            "no such target", where="to", expected=", ".join([*TARGETS, "gguf:TYPE"]), found=repr(to), remedy=close
+            "no such target", where=where, expected=", ".join([*TARGETS, "gguf:TYPE"]), found=repr(to), remedy=close
         )
     asked = dict(TARGETS[to])
     method = str(asked["quant_method"])
@@ -113,10 +121,28 @@ def settings_for(to: str, texts: Sequence[str] | None, group_size: int | None) -
         if texts is None:
             raise InputError(
                 "this method learns from texts", where="data", expected="a file of texts", found="none",
-                remedy="Name one with --data.",
+                remedy="Name one with omniform quantize --data.",
             )  # fmt: skip
         made.update(dataset=list(texts))
     return made
+
+
+PACKED = ("int8", "int4")
+"""Targets that kernels have matrices of by themselves."""
+
+
+def on_loading(to: str, dtype: str = "auto") -> dict[str, object]:
+    """The keywords of ``from_pretrained`` that make a target of a plain checkpoint as it is loaded.
+
+    Args:
+        dtype: of what is not quantized.
+
+    Raises:
+        InputError: there is no such target, or it learns from texts.
+    """
+    if to in PACKED and dtype == "auto":
+        return {"dtype": to}  # packed matrix by matrix as it is read, which takes the least memory
+    return {"dtype": dtype, "quantization_config": settings_for(to, None, None, where="--quantize")}
 
 
 def quantize(

@@ -66,6 +66,7 @@ class ServeConfig:
     Attributes:
         models: what it serves; the first answers where a request names none.
         dtype: of their weights.
+        quantize: what these become as they are loaded, as ``omniform quantize --to`` names it.
         memory: of one model's engine: see :class:`~omniform.engine.engine.Engine`.
         cache_dtype: how its state is kept.
         models_memory: bytes that the weights of all loaded models may take together; None for what is free.
@@ -80,6 +81,7 @@ class ServeConfig:
 
     models: tuple[ModelSource, ...]
     dtype: str = "auto"
+    quantize: str | None = None
     memory: int | str | None = None
     cache_dtype: str | None = None
     models_memory: int | str | None = None

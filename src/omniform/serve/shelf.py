@@ -17,6 +17,7 @@ from omniform.core.errors import OmniformError
 from omniform.engine.calls import Reader
 from omniform.engine.engine import Engine
 from omniform.engine.memory import available, parse_memory
+from omniform.export.quantizing import on_loading
 from omniform.hub.auto_inputs import AutoProcessor
 from omniform.hub.checkpoint import load_as_saved
 from omniform.hub.plan import plan
@@ -224,7 +225,8 @@ def load_model(source: ModelSource, config: ServeConfig) -> Loaded:
     Raises:
         OmniformError: it is not there, or cannot be loaded.
     """
-    model = load_as_saved(source.source, dtype=config.dtype)
+    options = {"dtype": config.dtype} if config.quantize is None else on_loading(config.quantize, config.dtype)
+    model = load_as_saved(source.source, **options)
     reader = cast(Reader, AutoProcessor.from_pretrained(source.source))
     engine = None
     if isinstance(model, Generative) and model.can_generate():
