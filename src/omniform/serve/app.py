@@ -14,13 +14,13 @@ from omniform import __version__
 from omniform.core.errors import OmniformError
 from omniform.serve.config import ServeConfig
 from omniform.serve.desk import Desk
-from omniform.serve.doors import chat, models
+from omniform.serve.doors import chat, models, page
 from omniform.serve.errors import APIError, api_error
 from omniform.serve.shelf import Shelf
 
 log = logging.getLogger("omniform.serve")
 
-DOORS = (chat.router, models.router)
+DOORS = (chat.router, models.router, page.router)
 """What can be asked for."""
 
 
