@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 
 import httpx
 import openai
-import uvicorn
 
 from omniform.hub.bundled import bundled_checkpoint
 from omniform.serve.app import create_app
 from omniform.serve.config import ModelSource, ServeConfig
 from omniform.serve.desk import Desk
+from omniform.serve.running import Server
+from omniform.serve.running import settings as settings_of
 
 SCENES = ModelSource(name="scenes", source=str(bundled_checkpoint()))
 """The bundled model that answers questions about pictures."""
@@ -33,7 +35,7 @@ class Served:
 
     url: str
     desk: Desk
-    server: uvicorn.Server
+    server: Server
 
     def client(self, key: str = "none") -> openai.OpenAI:
         """OpenAI's own client, which tries nothing twice."""
@@ -53,7 +55,8 @@ def serving(config: ServeConfig | None = None, **settings: object) -> Iterator[S
     """
     config = ServeConfig(**{"models": (SCENES,), "memory": "64MB", **settings}) if config is None else config
     app = create_app(config)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
+    desk = app.state.desk
+    server = Server(settings_of(app, desk, host="127.0.0.1", port=0), desk)
     thread = threading.Thread(target=server.run, name="test-server")
     thread.start()
     try:
@@ -67,6 +70,6 @@ def serving(config: ServeConfig | None = None, **settings: object) -> Iterator[S
             time.sleep(0.05)
         yield Served(url, app.state.desk, server)
     finally:
-        server.should_exit = True
+        server.handle_exit(signal.SIGTERM, None)
         thread.join(30)
         assert not thread.is_alive(), "the server does not end"

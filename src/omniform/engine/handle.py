@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 from omniform.engine.request import Completion, Piece, Row, TokenLogprob
 from omniform.engine.stop import ShownText, StopStrings, stop_strings
@@ -40,6 +42,29 @@ class RowTexts:
         return text if row.finished is None else text + words.rest(row.named, row.prompt - row.nameless)
 
 
+@dataclass(slots=True)
+class Times:
+    """When a request was where, in seconds of ``time.perf_counter``.
+
+    Attributes:
+        submitted: when it was submitted.
+        first, last: when the first and the last of its tokens came, of all its answers; None before.
+        tokens: how many came so.
+    """
+
+    submitted: float
+    first: float | None = None
+    last: float | None = None
+    tokens: int = 0
+
+    def token(self) -> None:
+        """Another one came."""
+        self.last = time.perf_counter()
+        if self.first is None:
+            self.first = self.last
+        self.tokens += 1
+
+
 class Handle:
     """A request that was submitted.
 
@@ -64,6 +89,8 @@ class Handle:
         self._over = False
         self._changed = threading.Condition()
         self._listeners: list[Callable[[], None]] = []
+        self._done: list[Callable[[Handle], None]] = []
+        self.times = Times(time.perf_counter())
 
     # -- the caller's side -------------------------------------------------------------------------------------------
 
@@ -71,6 +98,19 @@ class Handle:
     def done(self) -> bool:
         """Whether the request is over, for better or worse."""
         return self._over
+
+    @property
+    def completion(self) -> Completion | None:
+        """The whole answer; None while it is not, and where the request failed."""
+        return self._completion
+
+    def add_done_callback(self, call: Callable[[Handle], None]) -> None:
+        """Have something called when the request is over, in the thread that ends it; at once if it is already."""
+        with self._changed:
+            if not self._over:
+                self._done.append(call)
+                return
+        call(self)
 
     def cancel(self) -> None:
         """Give the request up; what was written so far stays. Has no effect on a request that is over."""
@@ -149,6 +189,7 @@ class Handle:
     def piece(self, row: Row, token: int, logprob: TokenLogprob | None) -> None:
         """A token as it comes."""
         text = self._texts.next(row)
+        self.times.token()
         with self._changed:
             self._pieces.append(Piece(token, text, logprob, row.number))
             self._tell()
@@ -160,6 +201,9 @@ class Handle:
                 self._pieces += _pieces(completion)
             self._completion, self._error, self._over = completion, error, True
             self._tell()
+            calls, self._done = self._done, []
+        for call in calls:
+            call(self)
 
     def _tell(self) -> None:
         self._changed.notify_all()

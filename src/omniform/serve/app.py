@@ -9,18 +9,22 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from omniform import __version__
 from omniform.core.errors import OmniformError
+from omniform.serve.accounts import Watch, noted
+from omniform.serve.bounds import Bounds
 from omniform.serve.config import ServeConfig
 from omniform.serve.desk import Desk
-from omniform.serve.doors import chat, models, page
+from omniform.serve.doors import chat, models, page, watching
+from omniform.serve.entry import Keeper
 from omniform.serve.errors import APIError, api_error
 from omniform.serve.shelf import Shelf
 
 log = logging.getLogger("omniform.serve")
 
-DOORS = (chat.router, models.router, page.router)
+DOORS = (chat.router, models.router, page.router, watching.router)
 """What can be asked for."""
 
 
@@ -40,7 +44,7 @@ def create_app(config: ServeConfig, shelf: Shelf | None = None) -> FastAPI:
         try:
             yield
         finally:
-            desk.gate.closed = True
+            desk.gate.close()
             for task in (tending, loading):
                 task.cancel()
             await desk.shelf.close()
@@ -59,6 +63,15 @@ def create_app(config: ServeConfig, shelf: Shelf | None = None) -> FastAPI:
     for kind in (APIError, OmniformError, TimeoutError, MemoryError, Exception):
         app.add_exception_handler(kind, _failed)
     app.add_exception_handler(HTTPException, _refused)
+    # The last one is asked first.
+    app.add_middleware(Bounds, desk=desk)
+    app.add_middleware(Keeper, desk=desk)
+    if config.cors:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(config.cors), allow_methods=["*"], allow_headers=["*"],
+            expose_headers=["x-request-id", "openai-processing-ms", "x-omniform-ignored", "retry-after"],
+        )  # fmt: skip
+    app.add_middleware(Watch, desk=desk)
     return app
 
 
@@ -73,7 +86,7 @@ async def _preload(desk: Desk) -> None:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return api_error(error).response()
+    return noted(request.scope, api_error(error)).response()
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -81,4 +94,5 @@ async def _refused(request: Request, error: Exception) -> Response:
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     where = f"{request.method} {request.url.path}"[:200]
     message = {404: f"there is nothing at {where}", 405: f"{where} is not answered"}.get(error.status_code)
-    return APIError(error.status_code, message or str(error.detail), code=code).response()
+    told = APIError(error.status_code, message or str(error.detail), code=code, headers=error.headers or {})
+    return noted(request.scope, told).response()

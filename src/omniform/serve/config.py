@@ -14,27 +14,49 @@ class Limits:
     """How much of anything one request may bring, and all of them together.
 
     Attributes:
-        body_bytes: of a request, files included.
-        body_seconds: in which it must have come whole.
+        body_bytes: of a request of JSON, files within it included.
+        upload_bytes: of a request that uploads files as they are.
+        incoming_bytes: of all requests that are there at once.
+        body_seconds: in which one must have come whole.
+        headers: of a request.
+        address_bytes: of the address that it names.
         depth: of JSON.
+        items: of JSON: all its values, and the commas in its texts.
         messages: in a chat.
+        parts: of all its messages.
+        tools: that may be called.
+        stops: texts that end an answer.
+        biases: tokens that are made likelier or less likely.
         answers: that one request may ask for (``n``, or prompts of a list).
         pixels: of all pictures of a request.
         running: requests in the engine of a model at once; more wait.
         waiting: requests that wait; more are refused.
         seconds: that a request may take.
+        grace: seconds that those that run have to end in, once the server is told to stop.
+        fetches: addresses that are read at once.
         write_seconds: that a client may take to read a piece of a stream.
     """
 
     body_bytes: int = 64 << 20
+    upload_bytes: int = 256 << 20
+    incoming_bytes: int = 2 << 30
     body_seconds: float = 60.0
+    headers: int = 100
+    address_bytes: int = 8192
     depth: int = 64
+    items: int = 1 << 20
     messages: int = 4096
+    parts: int = 8192
+    tools: int = 256
+    stops: int = 64
+    biases: int = 4096
     answers: int = 128
     pixels: int = 64 << 20
     running: int = 256
     waiting: int = 1024
     seconds: float = 3600.0
+    grace: float = 30.0
+    fetches: int = 4
     write_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -77,6 +99,8 @@ class ServeConfig:
         cors: origins of pages that may call; none by default.
         keys: files with API keys; with the environment's ``OMNIFORM_API_KEYS``. None at all: everybody may ask.
         log_prompts: whether the log holds what clients write.
+        typed_tokens: whether special tokens that clients type are tokens: then whoever writes a message can write
+            those of others, and of the system.
     """
 
     models: tuple[ModelSource, ...]
@@ -92,6 +116,7 @@ class ServeConfig:
     cors: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     log_prompts: bool = False
+    typed_tokens: bool = False
 
     def __post_init__(self) -> None:
         if not self.models:

@@ -6,13 +6,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from fastapi import Request
 
 from omniform.inputs.media_access import MediaAccess
+from omniform.serve.accounts import account_of
 from omniform.serve.config import ServeConfig
 from omniform.serve.errors import APIError
 from omniform.serve.gate import Gate
+from omniform.serve.keys import HIGHEST_PRIORITY, Keys
+from omniform.serve.metrics import Metrics
 from omniform.serve.shelf import Loaded, Shelf
 
 
@@ -23,16 +27,29 @@ class Use:
     Attributes:
         loaded: the model.
         adapter: which adapter of it; None for none.
+        rank: the priority of the request's key; None where there are no keys.
     """
 
     loaded: Loaded
     adapter: str | None
+    rank: int | None = None
+
+    def priority(self, asked: int) -> int:
+        """A request's in the engine: where there are keys, none comes before what its key may."""
+        return asked if self.rank is None else max(-HIGHEST_PRIORITY, self.rank + min(asked, 0))
 
     @property
     def name(self) -> str:
         """What the client calls it."""
         name = self.loaded.origin.name
         return name if self.adapter is None else f"{name}:{self.adapter}"
+
+
+class Ends(Protocol):
+    """A request that is being answered."""
+
+    def end(self, why: APIError) -> None:
+        """Stop what is computed, and tell the client why."""
 
 
 @dataclass(slots=True)
@@ -44,15 +61,25 @@ class Desk:
         shelf: its models.
         gate: who may ask now.
         media: what may be read for the pictures and sounds of strangers.
+        keys: that may ask.
         ready: whether it takes requests.
+        lines: requests that are being answered.
+        incoming: bytes of all of them.
+        metrics: what is counted.
     """
 
     config: ServeConfig
     shelf: Shelf
     gate: Gate
     media: MediaAccess
+    keys: Keys
     ready: bool = False
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    lines: set[Ends] = field(default_factory=set)
+    incoming: int = 0
+    metrics: Metrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self)
 
     @classmethod
     def of(cls, config: ServeConfig, shelf: Shelf | None = None) -> Desk:
@@ -62,7 +89,19 @@ class Desk:
             urls="none", roots=[], max_pixels=limits.pixels, max_total_pixels=limits.pixels,
             max_download_bytes=limits.body_bytes,
         )  # fmt: skip
-        return cls(config, Shelf(config) if shelf is None else shelf, Gate(limits.running, limits.waiting), media)
+        shelf = Shelf(config) if shelf is None else shelf
+        return cls(config, shelf, Gate(limits.running, limits.waiting), media, Keys.of(config.keys))
+
+    def begin_end(self) -> None:
+        """Take nothing more; what runs has so long to end as the settings say, and is ended then."""
+        if self.gate.closed:
+            return
+        self.gate.close()
+        asyncio.get_running_loop().call_later(self.config.limits.grace, self._end_all)
+
+    def _end_all(self) -> None:
+        for line in list(self.lines):
+            line.end(APIError(503, "the server ends before this answer does", code="shutting_down"))
 
     def fetched(self, url: str) -> bytes:
         """What lies at an address that a client names, if the settings allow it.
@@ -75,15 +114,22 @@ class Desk:
         )
 
     @contextlib.asynccontextmanager
-    async def use(self, request: Request, name: str | None) -> AsyncIterator[Use]:
+    async def use(self, request: Request, name: str | None, priority: int = 0) -> AsyncIterator[Use]:
         """Have a model for a request, when it is its turn.
+
+        Args:
+            priority: that the request gives itself.
 
         Raises:
             APIError: there is no such model, no room, or too many wait.
         """
         source, adapter = self.shelf.named(name)
-        async with self.gate.enter(key_of(request)), self.shelf.use(source) as loaded:
-            yield Use(loaded, adapter)
+        account = account_of(request.scope)
+        if account is not None:
+            account.model = source.name if adapter is None else f"{source.name}:{adapter}"
+        rank = request.scope.get("omniform.priority", 0)
+        async with self.gate.enter(key_of(request), rank, priority), self.shelf.use(source) as loaded:
+            yield Use(loaded, adapter, rank if self.keys.asked else None)
 
 
 def desk_of(request: Request) -> Desk:

@@ -26,6 +26,7 @@ from omniform.inputs.replies.format import PLAIN, ReplyFormat
 from omniform.serve.config import ModelSource, ServeConfig
 from omniform.serve.errors import APIError
 from omniform.serve.showing import tokenizer_of
+from omniform.serve.typed import Typed
 
 log = logging.getLogger("omniform.serve")
 
@@ -42,6 +43,7 @@ class Loaded:
         nbytes: of its weights.
         template: the source of its chat template; "" without one.
         form: how its answers are written.
+        typed: makes text of its special tokens where clients type them.
         users: requests that compute with it.
         used: when the last one came, in seconds of ``time.monotonic``.
     """
@@ -53,6 +55,7 @@ class Loaded:
     nbytes: int
     template: str = ""
     form: ReplyFormat = PLAIN
+    typed: Typed = field(default_factory=Typed)
     users: int = 0
     used: float = field(default_factory=time.monotonic)
 
@@ -90,6 +93,7 @@ class Shelf:
         self._load: Load = load or (lambda source: load_model(source, config))
         self._sources = {one.name: one for one in config.models}
         self._loaded: dict[str, Loaded] = {}
+        self._loading: dict[str, asyncio.Task[Loaded]] = {}
         self._locks = {name: asyncio.Lock() for name in self._sources}
         self._room = asyncio.Lock()
         self.created = int(time.time())
@@ -139,6 +143,19 @@ class Shelf:
         one = self._loaded.get(source.name)
         if one is not None:
             return one
+        # Loading goes on where whoever asked for it goes away: its thread cannot be stopped, and others may wait.
+        loading = self._loading.get(source.name)
+        if loading is None:
+            loading = self._loading[source.name] = asyncio.create_task(self._brought(source))
+            loading.add_done_callback(lambda done: self._came(source, done))
+        return await asyncio.shield(loading)
+
+    def _came(self, source: ModelSource, done: asyncio.Task[Loaded]) -> None:
+        del self._loading[source.name]
+        if not done.cancelled():
+            done.exception()  # was told to whoever waited, if anybody still did
+
+    async def _brought(self, source: ModelSource) -> Loaded:
         async with self._locks[source.name]:
             one = self._loaded.get(source.name)
             if one is None:
@@ -152,8 +169,8 @@ class Shelf:
         started = time.monotonic()
         try:
             one = await asyncio.to_thread(self._load, source)
-        except (OmniformError, OSError, MemoryError) as error:
-            log.error("the model %r cannot be loaded: %s", source.name, error)
+        except Exception as error:  # whatever it was, it may be otherwise the next time
+            log.error("the model %r cannot be loaded: %s", source.name, error, exc_info=not _is_said(error))
             raise APIError(
                 503, f"the model {source.name!r} cannot be loaded; the server's log says why", code="model_unusable"
             ) from error
@@ -238,7 +255,13 @@ def load_model(source: ModelSource, config: ServeConfig) -> Loaded:
         template = template.get("tool_use", template.get("default"))
     template = template if isinstance(template, str) else ""
     form = format_of(template, {} if tokenizer is None else tokenizer.get_vocab())
-    return Loaded(source, model, reader, engine, model.get_memory_footprint(), template, form)
+    typed = Typed.of(tokenizer, template)
+    return Loaded(source, model, reader, engine, model.get_memory_footprint(), template, form, typed)
+
+
+def _is_said(error: Exception) -> bool:
+    """Whether an error's own words say enough."""
+    return isinstance(error, (OmniformError, OSError, MemoryError))
 
 
 def free() -> int:

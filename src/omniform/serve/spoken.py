@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -17,9 +16,20 @@ from omniform.inputs.replies.format import ReplyFormat
 from omniform.inputs.replies.grammar import Choice, reply_grammar
 from omniform.inputs.replies.messages import for_template
 from omniform.inputs.replies.reader import Reader as ReplyReader
+from omniform.serve.accounts import follow
 from omniform.serve.desk import Desk, Use
 from omniform.serve.errors import APIError
 from omniform.serve.showing import Showing, special_of
+from omniform.serve.threads import in_thread
+from omniform.serve.typed import Typed
+
+NO_VARIABLES = frozenset(
+    ("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message")
+).union(
+    ("tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "media_access", "text"),
+    ("return_assistant_tokens_mask", "images", "audio", "videos"),
+)
+"""What a client may not say to those who render its conversation: it has fields of its own, or is the server's."""
 
 PROMPT_END = 32
 """Tokens of a prompt's end that say whether the answer begins inside of reasoning."""
@@ -147,11 +157,15 @@ async def speak(
         raise APIError(400, "this model has no chat template", param="messages", code="no_chat_template")
     loaded = use.loaded
     shown = [] if choice == "none" else tools
-    options: dict[str, object] = {**(template or {}), **({"tools": list(shown)} if shown else {})}
+    check_variables(template or {})
 
     def begin() -> Spoken:
+        typed = Typed() if desk.config.typed_tokens else loaded.typed
+        options = {**cast("dict[str, object]", typed.plain(template or {}))}
+        if shown:
+            options["tools"] = typed.plain(list(shown))
         batch = reader.apply_chat_template(
-            for_template(messages, loaded.template),
+            typed.messages(for_template(messages, loaded.template)),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -168,7 +182,21 @@ async def speak(
             grammar = reply_grammar(loaded.form, tools, choice, parallel=parallel, prompt_end=end, special=special)
             if grammar is not None:
                 guided["guide"] = Guide.lark(grammar)
-        handle = engine.submit(batch, priority=priority, reader=Showing(reader, loaded.form.markers), **guided)
+        shown_by = Showing(reader, loaded.form.markers)
+        handle = engine.submit(batch, priority=use.priority(priority), reader=shown_by, **guided)
+        follow(handle)
         return Spoken(use, handle, loaded.form, end, shown, answers)
 
-    return await asyncio.to_thread(begin)
+    return await in_thread(begin, lambda made: made.handle.cancel())
+
+
+def check_variables(template: Mapping[str, object]) -> None:
+    """Refuse what are no variables of a template, but orders to whoever renders it.
+
+    Raises:
+        APIError: one of them, by its name.
+    """
+    for name in template:
+        if name in NO_VARIABLES or name.endswith("_kwargs") or not name.isidentifier():
+            where = f"chat_template_kwargs.{name!r:.80}"
+            raise APIError(400, f"{where}: this is no variable of a template", param=where, code="invalid_value")

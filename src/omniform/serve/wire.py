@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
+from omniform.serve.config import Limits
+from omniform.serve.desk import check_count
 from omniform.serve.errors import APIError
+from omniform.serve.threads import in_thread
 
 Wire = TypeVar("Wire", bound="Asked")
+
+AT_ONCE: Final = 1 << 18
+"""Bytes of JSON that are read between two turns of the others."""
+
+MOST_FAULTS: Final = 10_000
+"""More are not looked at one by one."""
+
+MOST_NAMED: Final = 32
+"""Unknown fields that an answer names."""
+
+_STRANGE: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class Asked(BaseModel):
@@ -22,8 +38,8 @@ class Asked(BaseModel):
     model: str | None = None
 
     def ignored(self) -> list[str]:
-        """Fields that nobody here knows."""
-        return sorted(self.model_extra or ())
+        """Fields that nobody here knows, as a header can name them."""
+        return sorted({_STRANGE.sub("?", name[:64]) for name in self.model_extra or ()})[:MOST_NAMED]
 
 
 class StreamOptions(BaseModel):
@@ -171,44 +187,78 @@ def reads(kind: type[Wire]) -> Callable[[Request], Awaitable[Wire]]:
     """
 
     async def read(request: Request) -> Wire:
-        raw = await body_of(request, request.app.state.desk.config.limits.body_bytes)
-        depth = request.app.state.desk.config.limits.depth
-        if _too_deep(raw, depth):
-            raise APIError(400, f"the request is nested deeper than {depth} levels", code="invalid_json")
-        try:
-            return kind.model_validate_json(raw)
-        except ValidationError as error:
-            raise wrong(error) from None
+        limits = request.app.state.desk.config.limits
+        raw = await body_of(request, limits.body_bytes)
+        # A large one would hold up the answers of all others.
+        return (
+            await in_thread(lambda: read_json(kind, raw, limits))
+            if len(raw) > AT_ONCE
+            else read_json(kind, raw, limits)
+        )
 
     return read
 
 
+def read_json(kind: type[Wire], raw: bytes, limits: Limits) -> Wire:
+    """A body of JSON.
+
+    Raises:
+        APIError: as for :func:`reads`.
+    """
+    brackets = raw.count(b"[") + raw.count(b"{")
+    if brackets + raw.count(b",") > limits.items:
+        raise APIError(413, f"the request holds more than {limits.items} values", code="request_too_large")
+    if brackets > limits.depth and _too_deep(raw, limits.depth):
+        raise APIError(400, f"the request is nested deeper than {limits.depth} levels", code="invalid_json")
+    try:
+        asked = kind.model_validate_json(raw)
+    except ValidationError as error:
+        raise wrong(error) from None
+    except RecursionError:
+        raise APIError(400, "the request is nested too deep", code="invalid_json") from None
+    _count(asked, limits)
+    return asked
+
+
+def _count(asked: Asked, limits: Limits) -> None:
+    """Refuse more of anything than one request may bring.
+
+    Raises:
+        APIError: it is more.
+    """
+    told = vars(asked)
+    for name, most in (
+        ("messages", limits.messages), ("tools", limits.tools), ("logit_bias", limits.biases), ("stop", limits.stops)
+    ):  # fmt: skip
+        found = told.get(name)
+        check_count(name, len(found) if isinstance(found, (list, dict)) else 0, most)
+    messages = told.get("messages")
+    contents = [getattr(one, "content", None) for one in messages] if isinstance(messages, list) else []
+    check_count("messages", sum(len(one) for one in contents if isinstance(one, list)), limits.parts)
+
+
 def _too_deep(raw: bytes, depth: int) -> bool:
-    """Whether JSON nests deeper, without reading it: brackets in texts are not counted."""
-    if raw.count(b"[") + raw.count(b"{") <= depth:
-        return False
-    level, quoted, skip = 0, False, False
-    for byte in raw:
-        if quoted:
-            if skip:
-                skip = False
-            elif byte == 0x5C:
-                skip = True
-            elif byte == 0x22:
-                quoted = False
-        elif byte == 0x22:
-            quoted = True
-        elif byte in b"[{":
-            level += 1
-            if level > depth:
-                return True
-        elif byte in b"]}":
-            level -= 1
-    return False
+    """Whether JSON nests deeper."""
+    try:
+        level: list[object] = [from_json(raw)]
+    except ValueError:
+        return False  # whoever reads it says what is wrong with it
+    for _ in range(depth + 1):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, (list, dict))
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return any(isinstance(one, (list, dict)) for one in level)
 
 
 def wrong(error: ValidationError) -> APIError:
     """What a client is told of a body that is not as it should be."""
+    if error.error_count() > MOST_FAULTS:
+        return APIError(400, f"{error.error_count()} values are not what they should be", code="invalid_value")
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-")))
     if first["type"] == "json_invalid":

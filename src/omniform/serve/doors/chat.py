@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 import uuid
@@ -20,6 +19,7 @@ from omniform.serve.desk import Desk, Use, check_count, desk_of
 from omniform.serve.messages import messages_of
 from omniform.serve.spoken import Spoken, speak
 from omniform.serve.streams import Events, sent
+from omniform.serve.threads import in_thread
 from omniform.serve.wire import ChatRequest, ToolChoice, reads
 from omniform.serve.writing import logprob_of, settings_of, unless_gone, usage
 
@@ -37,7 +37,7 @@ async def chat(request: Request, asked: Annotated[ChatRequest, Depends(reads(Cha
     check_count("n", asked.n or 1, desk.config.limits.answers)
     stack = contextlib.AsyncExitStack()
     try:
-        use = await stack.enter_async_context(desk.use(request, asked.model))
+        use = await stack.enter_async_context(desk.use(request, asked.model, asked.priority))
         answer = Answer(await _begun(use, desk, asked), asked)
         stack.callback(answer.spoken.handle.cancel)
         seconds = desk.config.limits.seconds
@@ -60,7 +60,7 @@ async def _begun(use: Use, desk: Desk, asked: ChatRequest) -> Spoken:
     return await speak(
         use,
         desk,
-        await asyncio.to_thread(messages_of, asked.messages, desk),
+        await in_thread(lambda: messages_of(asked.messages, desk)),
         settings,
         tools=[tool.model_dump(exclude_none=True) for tool in asked.tools or ()],
         choice=choice.model_dump() if isinstance(choice, ToolChoice) else choice,
