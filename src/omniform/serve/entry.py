@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from typing import Final
 
@@ -53,15 +54,18 @@ class Keeper:
         if account is not None:
             account.over.append(pace.charge)
 
+        leaves = contextlib.ExitStack()
+        leaves.callback(pace.leave)
+
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(pace.headers())
+            elif not message.get("more_body", False):
+                leaves.close()  # before the client can know: it may ask the next at once
             await send(message)
 
-        try:
+        with leaves:
             await self._app(scope, receive, tell)
-        finally:
-            pace.leave()
 
     def _asked(self, scope: Scope) -> Key | None:
         keys = self._desk.keys
