@@ -68,7 +68,7 @@ def test_without_effect(made, given):
     [
         {"load_in_8bit": "yes"}, {"load_in_4bit": 1}, {"quantization_config": {"quant_method": "none"}},
         {"weights_only": False}, {"trust_remote_code": "yes"}, {"gguf_file": "../x.gguf"}, {"from_tf": True},
-        {"from_flax": True}, {"state_dict": {"a": 1}}, {"tp_plan": "auto"}, {"tp_size": 2},
+        {"from_flax": True}, {"state_dict": {"a": 1}}, {"tp_plan": {"a": "colwise"}}, {"tp_size": 2},
         {"distributed_config": object()}, {"device_mesh": object()}, {"use_kernels": True}, {"kernel_config": object()},
         {"key_mapping": {"a": "b"}},
         {"fusion_config": {"x": True}}, {"proxies": {"http": "x"}},

@@ -40,6 +40,8 @@ TOKENS = {
 class DroppedAttention(Attention):
     """Dropout on the output too, the same as on the weights."""
 
+    SHARDS = Attention.SHARDS
+
     def output(self, mixed_BTE: Tensor, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         return F.dropout(super().output(mixed_BTE, x_BTD, ctx), self.dropout, self.training)
 

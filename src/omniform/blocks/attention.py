@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
@@ -11,10 +12,14 @@ from torch import Tensor, nn
 from omniform.blocks.attend import attend, computed_across, computed_under
 from omniform.blocks.joint import outputs_of
 from omniform.blocks.lowering import Attending, Value
-from omniform.blocks.scores import ScoreBias, Scores
+from omniform.blocks.scores import HeadsBias, ScoreBias, Scores
+from omniform.blocks.shards import is_shared_out
 from omniform.core.context import Backend, Computed, Mask, Memory, StepContext
+from omniform.core.errors import InputError
+from omniform.core.ranks import Ranks
 from omniform.core.rules import Rule, both_ways
 from omniform.core.state import KV, CrossKV, LengthRegimes, State, StatefulModule
+from omniform.weights.links import Axis
 
 if TYPE_CHECKING:
     from omniform.blocks.builder import Builder
@@ -87,6 +92,41 @@ class Projections(StatefulModule):
         """A projection's outputs by head. Shape: [B, T, H * D] to [B, T, H, D]."""
         return x_BTE.view(*x_BTE.shape[:-1], -1, self.head_dim)
 
+    def shard(self, ranks: Ranks) -> Mapping[str, range] | None:
+        """See :class:`~omniform.blocks.shards.Shards`: query heads with the key head that they look at."""
+        heads, kv = heads_of(ranks, self.q_proj.out_features // self.head_dim, self.kv_heads)
+        self.kv_heads = len(kv)
+        q, k = (range(part.start * self.head_dim, part.stop * self.head_dim) for part in (heads, kv))
+        return {"q_proj": q, "k_proj": k, "v_proj": k, "o_proj": q}
+
+
+CUT_BY_HEAD: Mapping[str, Axis] = {"q_proj": "out", "k_proj": "out", "v_proj": "out", "o_proj": "in"}
+"""How attention is divided among ranks."""
+
+
+def heads_of(ranks: Ranks, heads: int, kv_heads: int) -> tuple[range, range]:
+    """A rank's query heads and key heads: all queries of a key head, or of fewer key heads than ranks a part of them.
+
+    Raises:
+        InputError: heads of several groups would have to lie on one rank.
+    """
+    each = heads // kv_heads
+    if kv_heads >= ranks.count:
+        kv = ranks.of(kv_heads, "key heads")
+        return range(kv.start * each, kv.stop * each), kv
+    sharers, left = divmod(ranks.count, kv_heads)
+    if left or each < sharers:
+        raise InputError(
+            "attention heads cannot be divided among so many processes",
+            where="tp_plan",
+            expected=f"at most {kv_heads} processes, or a multiple of {kv_heads} up to {heads}",
+            found=f"{ranks.count} processes, {heads} heads in num_key_value_heads={kv_heads} groups",
+            remedy=f"Start {kv_heads} processes (torchrun --nproc-per-node={kv_heads}).",
+        )
+    group, member = divmod(ranks.rank, sharers)
+    own = Ranks(member, sharers).of(each, "attention heads")
+    return range(group * each + own.start, group * each + own.stop), range(group, group + 1)
+
 
 class Attention(Projections):
     """Self-attention: a row looks at itself, under a rule.
@@ -101,6 +141,7 @@ class Attention(Projections):
 
     JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("q_proj", "k_proj", "v_proj"),)
     READ: ClassVar[frozenset[str]] = frozenset({"output", "queries_keys_values", "split"})
+    SHARDS: ClassVar[Mapping[str, Axis]] = CUT_BY_HEAD
 
     def __init__(
         self,
@@ -127,6 +168,24 @@ class Attention(Projections):
         self.k_norm = k_norm
         self.bias = bias
         self.sinks: nn.Parameter | None = None
+
+    def shard(self, ranks: Ranks) -> Mapping[str, range] | None:
+        """Norms over all heads together, and what knows of heads and not of parts of them, leave attention whole."""
+        norms = [norm for norm in (self.q_norm, self.k_norm) if norm is not None]
+        if any(p.shape != (self.head_dim,) for norm in norms for p in norm.parameters()):
+            return None
+        if isinstance(self.positions, nn.Module) and any(True for _ in self.positions.parameters()):
+            return None
+        heads = self.q_proj.out_features // self.head_dim
+        part, _ = heads_of(ranks, heads, self.kv_heads)
+        if isinstance(self.bias, HeadsBias):
+            self.bias = self.bias.of_heads(part)
+        elif self.bias is not None and not (
+            isinstance(self.bias, nn.Module) and is_shared_out(self.bias) and heads == self.kv_heads
+        ):
+            return None
+        sinks = {} if self.sinks is None else {"sinks": part}
+        return {**(super().shard(ranks) or {}), **sinks}
 
     def state_spec(self) -> KV:
         return KV(self.kv_heads, self.head_dim, self.head_dim, self.rule.reach)
@@ -200,6 +259,8 @@ class Attention(Projections):
 class SinkAttention(Attention):
     """Attention whose heads each have a learned score to look at nothing with (https://arxiv.org/abs/2309.17453)."""
 
+    SHARDS: ClassVar[Mapping[str, Axis]] = {**CUT_BY_HEAD, "sinks": 0}
+
     def __init__(self, dim: int, heads: int, *, rule: Rule, positions: Positions | None = None, **how: object) -> None:
         super().__init__(dim, heads, rule=rule, positions=positions, **how)  # type: ignore[arg-type]
         self.sinks = nn.Parameter(torch.empty(heads))
@@ -214,6 +275,7 @@ class CrossAttention(Projections):
     """Cross-attention: a row looks at an encoder's output, whose keys and values are computed once and kept."""
 
     READ: ClassVar[frozenset[str]] = frozenset({"of_memory", "split"})
+    SHARDS: ClassVar[Mapping[str, Axis]] = CUT_BY_HEAD
 
     def state_spec(self) -> CrossKV:
         return CrossKV(self.kv_heads, self.head_dim, self.head_dim)

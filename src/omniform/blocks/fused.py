@@ -110,6 +110,8 @@ def activated(x: Tensor, layer: nn.Module, act: Activation) -> Tensor:
 class FusedMLP(MLP):
     """A feed-forward that is two kernels where it can be."""
 
+    SHARDS = MLP.SHARDS
+
     def forward(self, x: Tensor) -> Tensor:
         """Shape: [..., D] in and out."""
         gelu = FUSED.get(self.act)

@@ -15,7 +15,8 @@ prompt of 2048 absorbed and 0.8 expanded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -31,8 +32,10 @@ from omniform.blocks.scores import Scores
 from omniform.core.context import Backend, Computed, Mask, StepContext
 from omniform.core.host import is_traced
 from omniform.core.packed import PackedMask
+from omniform.core.ranks import Ranks
 from omniform.core.rules import Rule, both_ways
 from omniform.core.state import Latent, LengthRegimes, StatefulModule
+from omniform.weights.links import Axis
 
 if TYPE_CHECKING:
     from omniform.blocks.builder import Builder
@@ -75,6 +78,7 @@ class LatentAttention(StatefulModule):
 
     JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("q_proj", "kv_a_proj_with_mqa"),)
     READ: ClassVar[frozenset[str]] = frozenset({"read", "add_queries"})
+    SHARDS: ClassVar[Mapping[str, Axis]] = {"q_proj": "out", "kv_b_proj": "out", "o_proj": "in"}
 
     def __init__(
         self,
@@ -98,6 +102,15 @@ class LatentAttention(StatefulModule):
     def add_queries(self, dim: int, bias: bool) -> None:
         """Add what makes the queries."""
         self.q_proj = nn.Linear(dim, self.heads.count * (self.heads.plain + self.heads.turned), bias=False)
+
+    def shard(self, ranks: Ranks) -> Mapping[str, range]:
+        """See :class:`~omniform.blocks.shards.Shards`: heads are divided, latents are every rank's."""
+        h = self.heads
+        own = ranks.of(h.count, "attention heads")
+        self.heads = replace(h, count=len(own))
+        widths = {"out": h.plain + h.turned, "kv_b_proj": h.plain + h.value, "o_proj": h.value}
+        each = {name: widths.get(name, widths["out"]) for name in self.SHARDS}
+        return {name: range(own.start * width, own.stop * width) for name, width in each.items()}
 
     def read(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
         """Queries, all heads side by side, and latents with the shared key, none of them in their places."""
@@ -245,6 +258,7 @@ class LowRankLatentAttention(LatentAttention):
     """
 
     JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("q_a_proj", "kv_a_proj_with_mqa"),)
+    SHARDS: ClassVar[Mapping[str, Axis]] = {"q_b_proj": "out", "kv_b_proj": "out", "o_proj": "in"}
 
     def __init__(self, dim: int, heads: LatentHeads, query_rank: int, **how: object) -> None:
         self._query_rank = query_rank

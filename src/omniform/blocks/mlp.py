@@ -14,6 +14,8 @@ from omniform.blocks.joint import outputs_of
 from omniform.blocks.lowering import Value
 from omniform.blocks.small import fused_gate
 from omniform.core.errors import ConfigError, nearest
+from omniform.core.ranks import Ranks
+from omniform.weights.links import Axis
 
 if TYPE_CHECKING:
     from omniform.blocks.builder import Builder
@@ -110,6 +112,8 @@ class MLP(nn.Module):
         dropout: probability of dropping a hidden value in training.
     """
 
+    SHARDS: ClassVar[Mapping[str, Axis]] = {"fc1": "out", "fc2": "in"}
+
     def __init__(self, dim: int, hidden: int, act: str, *, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden, bias=bias)
@@ -123,6 +127,10 @@ class MLP(nn.Module):
         h = F.dropout(self._act(self.fc1(x)), self.dropout, self.training)
         out: Tensor = self.fc2(h)
         return out
+
+    def shard(self, ranks: Ranks) -> Mapping[str, range]:
+        """See :class:`~omniform.blocks.shards.Shards`."""
+        return dict.fromkeys(("fc1", "fc2"), ranks.of(self.fc1.out_features, "hidden channels", grains=True))
 
     def lower(self, b: Builder, x: Value) -> Value:
         return b.of(self.fc2, b.act(self.act, b.of(self.fc1, x)))
@@ -143,6 +151,7 @@ class GatedMLP(nn.Module):
     """
 
     JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("gate_proj", "up_proj"),)
+    SHARDS: ClassVar[Mapping[str, Axis]] = {"gate_proj": "out", "up_proj": "out", "down_proj": "in"}
 
     def __init__(self, dim: int, hidden: int, act: str, *, bias: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
@@ -160,6 +169,10 @@ class GatedMLP(nn.Module):
         h = F.dropout(self._act(gate) * up, self.dropout, self.training) if helped is None else helped
         out: Tensor = self.down_proj(h)
         return out
+
+    def shard(self, ranks: Ranks) -> Mapping[str, range]:
+        """See :class:`~omniform.blocks.shards.Shards`."""
+        return dict.fromkeys(self.SHARDS, ranks.of(self.gate_proj.out_features, "hidden channels", grains=True))
 
     def lower(self, b: Builder, x: Value) -> Value:
         return b.of(self.down_proj, b.gate(self.act, *b.linear(x, self.gate_proj, self.up_proj)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
@@ -16,6 +16,8 @@ from omniform.blocks.lowering import CannotLower, Gating, Routing, Value
 from omniform.blocks.mlp import activation
 from omniform.core.context import StepContext
 from omniform.core.host import counts_of, is_readable, is_traced
+from omniform.core.ranks import Ranks
+from omniform.weights.links import Axis
 
 if TYPE_CHECKING:
     from omniform.blocks.builder import Builder
@@ -107,11 +109,18 @@ class Experts(nn.Module):
         hidden: width within each.
         act: name of the gates' activation.
         bias: whether the projections have biases.
+
+    Attributes:
+        held: the experts that are here, where others are elsewhere and do their part there; None for all.
     """
+
+    SHARDS: ClassVar[Mapping[str, Axis]] = {"gate_up_proj": 0, "down_proj": 0}
+    SUMS: ClassVar[bool] = True
 
     def __init__(self, experts: int, dim: int, hidden: int, act: str, *, bias: bool = False) -> None:
         super().__init__()
         self.experts = experts
+        self.held: range | None = None
         self.act = act
         self.gate_up_proj = Stacked(experts, dim, 2 * hidden, bias=bias)
         self.down_proj = Stacked(experts, hidden, dim, bias=bias)
@@ -129,17 +138,35 @@ class Experts(nn.Module):
             chosen_NK: each token's experts.
             shares_NK: how much each of them counts.
         """
+        if self.held is not None:
+            chosen_NK = self._numbered_here(chosen_NK, self.held)
         counts = counts_of(chosen_NK, self.experts) if is_readable(x_ND) else None
         if counts is not None:
-            return self._in_runs(x_ND, chosen_NK, shares_NK, counts)
+            return self._in_runs(x_ND, chosen_NK, shares_NK, counts[: self.experts])
         tokens, each = chosen_NK.shape
         order = chosen_NK.flatten().argsort(stable=True)
         expert = chosen_NK.flatten()[order]
         ends = (expert[:, None] == torch.arange(self.experts, device=x_ND.device)).sum(0).cumsum(0).int()
+        here = expert < self.experts
+        if self.held is not None:
+            expert = expert.clamp(max=self.experts - 1)
         x = self.gated(self.gate_up_proj(x_ND[order // each], expert, ends))
         made = self.down_proj(x, expert, ends) * shares_NK.flatten()[order, None].to(x.dtype)
+        if self.held is not None:  # behind the last expert's tokens a kernel may leave anything
+            made = torch.where(here[:, None], made, 0)
         back = torch.zeros_like(made).index_copy(0, order, made)
         return back.view(tokens, each, x_ND.shape[-1]).sum(1)
+
+    def _numbered_here(self, chosen_NK: Tensor, held: range) -> Tensor:
+        """Experts by their places among those that are here; all others are one behind the last."""
+        own = chosen_NK - held.start
+        return torch.where((own >= 0) & (own < len(held)), own, len(held))
+
+    def shard(self, ranks: Ranks) -> Mapping[str, range]:
+        """See :class:`~omniform.blocks.shards.Shards`: each rank has some of the experts."""
+        self.held = ranks.of(self.experts, "experts")
+        self.experts = len(self.held)
+        return dict.fromkeys(self.SHARDS, self.held)
 
     def gating(self) -> Gating:
         """What :meth:`gated` does, in a few words."""
@@ -189,6 +216,8 @@ class ClampedExperts(Experts):
         limit: bound of gates, from above, and of values, from either side.
         alpha: slope of the swish.
     """
+
+    SHARDS: ClassVar[Mapping[str, Axis]] = Experts.SHARDS
 
     def __init__(self, experts: int, dim: int, hidden: int, *, limit: float, alpha: float) -> None:
         super().__init__(experts, dim, hidden, "silu", bias=True)

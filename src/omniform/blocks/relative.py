@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from omniform.core.context import Bias, StepContext
 from omniform.core.host import kept_unless_traced
+from omniform.core.ranks import Ranks
+from omniform.weights.links import Axis
 
 
 class BucketedBias(nn.Embedding):
@@ -25,6 +29,8 @@ class BucketedBias(nn.Embedding):
         two_sided: keys before and after the query have buckets of their own (encoders); otherwise keys after the
             query are not told apart (decoders, which do not see them).
     """
+
+    SHARDS: ClassVar[Mapping[str, Axis]] = {"weight": 1}
 
     def __init__(self, buckets: int, heads: int, *, max_distance: int, two_sided: bool) -> None:
         super().__init__(buckets, heads)
@@ -48,6 +54,12 @@ class BucketedBias(nn.Embedding):
         )
         other.weight = self.weight
         return other
+
+    def shard(self, ranks: Ranks) -> Mapping[str, range]:
+        """See :class:`~omniform.blocks.shards.Shards`: as attention whose heads each have keys of their own."""
+        own = ranks.of(self.embedding_dim, "key heads")
+        self.embedding_dim = len(own)
+        return {"weight": own}
 
     def distances(self) -> tuple[int, Tensor]:
         """See :class:`~omniform.blocks.operations.ByDistance`: all far ones share a bucket."""
@@ -91,9 +103,15 @@ class Alibi:
 
     Attributes:
         heads: how many slopes there are.
+        own: whose slopes these are; None for all.
     """
 
     heads: int
+    own: range | None = field(default=None, kw_only=True)
+
+    def of_heads(self, heads: range) -> Self:
+        """The bias of some of the heads."""
+        return replace(self, own=heads)
 
     def __call__(self, q_BTHD: Tensor, k: Tensor, ctx: StepContext) -> Bias:
         """The bias of one step, the same for every layer. Shape: [B or 1, H, T, past + T]; packed, one per row."""
@@ -117,7 +135,8 @@ class Alibi:
 
     def slopes(self, device: torch.device) -> Tensor:
         """A geometric sequence for powers of two; between them, every other slope of twice as many. Shape: [H]."""
-        return _slopes(self.heads, device)
+        slopes = _slopes(self.heads, device)
+        return slopes if self.own is None else slopes[self.own.start : self.own.stop]
 
     def of(self, places: Tensor, dtype: torch.dtype) -> Tensor:
         """The bias of keys at these places. Shape: [B, S] to [B, H, 1, S]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -66,4 +66,13 @@ class ScoreBias(Protocol):
         Returns:
             Shape: [B or 1, H, T, S]; in a packed step one tensor per row; None for nothing.
         """
+        ...
+
+
+@runtime_checkable
+class HeadsBias(Protocol):
+    """A bias of which some heads' part can be had."""
+
+    def of_heads(self, heads: range) -> ScoreBias:
+        """The bias of these heads alone."""
         ...

@@ -19,6 +19,7 @@ from omniform.core.coded import coding_of
 from omniform.core.errors import InputError, brief
 from omniform.core.state import mixers
 from omniform.engine.adapters import Adapters
+from omniform.engine.agreeing import Agreement
 from omniform.engine.beam_strategy import Company
 from omniform.engine.block_pool import WHOLE, BlockPool
 from omniform.engine.calls import AnyPrompt, Reader, read_call, settings_of_each
@@ -123,6 +124,7 @@ class Engine:
         self._inbox: deque[Request] = deque()
         self._worker = Worker(self.step, lambda: self._has_work, self._abandon, self.close)
         self._weights = Weights(model)
+        self._agreement = Agreement(model)
         self.adapters = Adapters(model)
         self._arrivals = itertools.count()
         self._glance = object()
@@ -144,6 +146,7 @@ class Engine:
         specs = decoder_specs(model)
         sizes = self._sizes = unit_bytes(specs, model.dtype, self._coding)
         blocks, features, self._memory = divided_memory(model, memory, size, sizes)
+        blocks = self._agreement.blocks(blocks)
         log.log(logging.INFO if memory == "auto" else logging.DEBUG, "memory of the engine: %s", self._memory)
         recorder = recorder_of(model.device) if self._graphs else None
         try:
@@ -376,6 +379,7 @@ class Engine:
         with self._lock, undone_if_interrupted(self._scheduler, self._seat):
             started = time.perf_counter()
             failures = self._writer.failures
+            self._agreement.begin(self._inbox, (*self._scheduler.waiting, *self._scheduler.running))
             self._receive()
             self._renew()
             self._writer.dismiss()

@@ -289,6 +289,7 @@ def open_checkpoint(
         peek: of weights on the Hub, have the headers and no more.
     """
     where, options, changes = split(kwargs)
+    options, shard = _shared_out(options)
     by_hand = name is None and options.state_dict is not None and options.config is not None
     source = Source(name="", folder=Path(os.devnull)) if by_hand else locate(name, **where)  # type: ignore[arg-type]
     config = _given_config(options.config) or read_config(source, config_class)
@@ -334,9 +335,23 @@ def open_checkpoint(
 
         kept = KeepPacked(files.gguf, prefixes, loading.dtype)
         loading = replace(loading, transforms=(*loading.transforms, kept))
+    loading = replace(loading, transforms=(*loading.transforms, *shard))
     parts = own_parts if options.add_pooling_layer else {**own_parts, "add_pooling_layer": False}
     model = transformed(build_on_meta(config, kind, source.name, loading.dtype, **parts), loading.transforms)
     return Opened(source, files, model, options, loading, quantizer)
+
+
+def _shared_out(options: LoadOptions) -> tuple[LoadOptions, tuple[Transform, ...]]:
+    """The same options with this process's own place, and what leaves it its part, where processes hold it together."""
+    if options.tp_plan is None and options.tp_size is None and options.device_mesh is None:
+        return options, ()
+    from omniform.hub.together import own_device, ranks_asked  # for those who compute with others
+    from omniform.transforms.shard import Shard
+
+    ranks = ranks_asked(options)
+    if ranks is None:
+        return options, ()
+    return own_device(options), (Shard(ranks),) if ranks.count > 1 else ()
 
 
 def _of_whole_numbers(dtype: object) -> tuple[Transform, ...]:

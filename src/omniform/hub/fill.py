@@ -13,6 +13,7 @@ from threading import Event
 import torch
 from torch import Tensor, nn
 
+from omniform.architectures.model import Model
 from omniform.core.background import Background
 from omniform.core.errors import RepoError
 from omniform.hub.devices import as_device
@@ -72,7 +73,8 @@ def fill(model: nn.Module, views: dict[str, Tensor], layout: Layout, placement: 
         where = as_device(placement.places[path])
         assign(model, path, torch.empty(tensors[path].shape, dtype=layout.stored[path].dtype, device=where))
     to_disk = {path for path in views if placement.places[path] == "disk"}
-    _fetch([view for path, view in views.items() if path not in to_disk])
+    parts = model.key_map().parts if isinstance(model, Model) else {}
+    _fetch([v for path, v in views.items() if path not in to_disk and (path not in parts or v.is_contiguous())])
     jobs = []
     for part in placement.parts:
         moved = [p for p in part.tensors if p in to_disk and not layout.stored[p].mapped]
@@ -81,7 +83,8 @@ def fill(model: nn.Module, views: dict[str, Tensor], layout: Layout, placement: 
             jobs.append(partial(_rewritten, part, {p: views.pop(p) for p in moved}, layout, how.offload_folder))
     for path in list(views):
         view, dtype, device = views.pop(path), layout.stored[path].dtype, as_device(placement.places[path])
-        copied = how.copied and path not in to_disk
+        # Of a matrix whose inputs are divided a little is needed of every row: that is read, and lies together then.
+        copied = (how.copied and path not in to_disk) or (path in parts and not view.is_contiguous())
         if view.dtype == dtype and view.device == device and not copied:
             # Where it lies in the file, and with a count of writes of its own: views of one file share theirs, so that
             # a batch norm that counts its batches would have all weights pass for changed, and backward refuse them.

@@ -47,10 +47,7 @@ REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "from_flax": ((None, False), "Flax's files are not read"),
     "proxies": ((None, {}), "proxies are set in the environment (HTTPS_PROXY)"),
     "key_mapping": ((None, {}), "the checkpoint's keys are matched by the family's own table"),
-    "distributed_config": ((None,), "a model is not spread over processes"),
-    "device_mesh": ((None,), "a model is not spread over processes"),
-    "tp_plan": ((None,), "a model is not spread over processes"),
-    "tp_size": ((None, 1), "a model is not spread over processes"),
+    "distributed_config": ((None,), "a model is spread over processes by tp_plan='auto'"),
     "use_kernels": ((None, False), "kernels are not fetched from the Hub"),
     "allow_all_kernels": ((None, False), "kernels are not fetched from the Hub"),
     "kernel_config": ((None,), "kernels are not fetched from the Hub"),
@@ -81,6 +78,9 @@ class LoadOptions:
     state_dict: Mapping[str, Tensor] | None = None
     quantization_config: object = None
     target_lang: str | None = None
+    tp_plan: object = None
+    tp_size: object = None
+    device_mesh: object = None
 
 
 LOAD_ARGUMENTS = (

@@ -96,6 +96,8 @@ class FactoredMixer(StateSpaceMixer):
 class FactoredMLP(GatedMLP):
     """A gated feed-forward with factors on its gates and on what it makes."""
 
+    SHARDS = GatedMLP.SHARDS
+
     factors: tuple[float, ...] = (1.0, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ PADDING, BUCKETS = 1, 32
 class DistanceBias(BucketedBias):
     """The first :data:`BUCKETS` of a table."""
 
+    SHARDS = BucketedBias.SHARDS
+
     @property
     def count(self) -> int:
         return BUCKETS

@@ -18,6 +18,8 @@ from omniform.core.rules import Causal
 class BoundedAttention(Attention):
     """Attention whose queries, keys and values lie between minus and plus ``bound``."""
 
+    SHARDS = Attention.SHARDS
+
     bound: float = float("inf")
 
     def split(self, x_BTE: Tensor) -> Tensor:

@@ -57,6 +57,8 @@ def read(r: ConfigReader) -> Config:
 class NormedAttention(Attention):
     """Attention with norms over all heads, after which nothing is greater than a bound."""
 
+    SHARDS = Attention.SHARDS
+
     def __init__(self, c: Config) -> None:
         t, heads = c.text, c.text.heads
         q_norm, k_norm = (AllHeadsNorm(n * heads.dim, t.eps) for n in (heads.queries, heads.kv))

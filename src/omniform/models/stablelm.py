@@ -23,6 +23,8 @@ from omniform.weights.links import stacked
 class DroppedMLP(GatedMLP):
     """A gated feed-forward whose outcome is dropped out, in training; attention's is not."""
 
+    SHARDS = GatedMLP.SHARDS
+
     dropped: float = 0.0
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import ClassVar, Protocol
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import WeightsError
-from omniform.weights.links import AXES, Link
+from omniform.weights.links import AXES, Link, Part
 
 Rule = str | Link | tuple[Link, ...]
 """Where a module lives: a path, a view of another module's, or several views that make it up."""
@@ -68,6 +68,7 @@ class KeyMap:
         layouts: other ways in which checkpoints lie as a whole; one that was read in such a way is written so.
         modules: regular expressions and replacements from the checkpoint's paths to those of the ecosystem's modules,
             where it has renamed these and not the checkpoints: files of adapters are spelled by its modules.
+        parts: our tensors of which this process holds a part, by path.
     """
 
     rules: Mapping[str, Rule]
@@ -75,6 +76,7 @@ class KeyMap:
     ignored: Sequence[str] = ()
     layouts: Sequence[Layout] = ()
     modules: Sequence[tuple[str, str]] = ()
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
     def as_in(self, keys: Iterable[str] | Mapping[str, Shaped]) -> KeyMap:
         """The map for a checkpoint with these keys, in whichever layout it lies."""
@@ -141,6 +143,8 @@ class KeyMap:
         """
         rules = _Rules.of(self.rules)
         links = {path: rules.resolve(path) for path in shapes}
+        if self.parts:
+            shapes = {path: self._whole(path, shape) for path, shape in shapes.items()}
         wanted: dict[str, tuple[int, ...]] = {}
         taken: dict[object, str] = {}
         held: dict[str, int] = {}
@@ -159,6 +163,10 @@ class KeyMap:
         copies = {key: path for key, path in copies.items() if key not in wanted}
         duplicates = {key: links[(ties or {})[path]][0].key for key, path in copies.items()}
         return KeyTable(links, wanted, dict(shapes), duplicates, copies, self)
+
+    def _whole(self, path: str, shape: Sequence[int]) -> Sequence[int]:
+        part = self.parts.get(path)
+        return shape if part is None else part.outer(tuple(shape), "weight")
 
 
 def _check_totality(
@@ -211,14 +219,30 @@ class KeyTable:
         Args:
             held: the checkpoint's tensor for one of the table's keys.
         """
-        parts = self.links[path]
+        parts, mine = self.links[path], self.keymap.parts.get(path)
         if self.is_view(path):
-            return parts[0].of_theirs(held(parts[0].key))
+            whole = parts[0].of_theirs(held(parts[0].key))
+            return whole if mine is None else mine.of(whole, "weight")
+        if mine is not None:
+            return self._read_part(path, held, mine)
         theirs = [link.of_theirs(held(link.key)) for link in parts]
         made = torch.empty(tuple(self.ours[path]), dtype=theirs[0].dtype)
         for link, part in zip(parts, theirs, strict=True):
             link.of_ours(made).copy_(part)
         return made
+
+    def _read_part(self, path: str, held: Callable[[str], Tensor], mine: Part) -> Tensor:
+        """A part of a tensor that is assembled: nothing is read of what other processes hold."""
+        made: Tensor | None = None
+        for link in self.links[path]:
+            theirs = link.of_theirs(held(link.key))
+            if made is None:
+                made = torch.empty(tuple(self.ours[path]), dtype=theirs.dtype)
+            needed = mine.needed(link, theirs, made)
+            if needed is not None:
+                needed[1].copy_(needed[0])
+        assert made is not None
+        return mine.of(made, "weight").clone(memory_format=torch.contiguous_format)
 
     def write(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The checkpoint's tensors, from ours by path: the inverse of reading."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 Axis = Literal["out", "in"] | int
@@ -105,6 +106,49 @@ class Share:
     def outer(self, shape: Shape, kind: str) -> Shape:
         axis = axis_of(self.axis, kind, len(shape))
         return shape if axis is None else _with(shape, axis, shape[axis] * self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Rows):
+    """The range of one of our tensors that this process holds, of a model that several hold together.
+
+    Attributes:
+        whole: how long the axis is with the other processes' parts.
+    """
+
+    whole: int = 0
+
+    def outer(self, shape: Shape, kind: str) -> Shape:
+        axis = axis_of(self.axis, kind, len(shape))
+        return shape if axis is None else _with(shape, axis, self.whole)
+
+    def needed(self, link: Link, theirs: Tensor, ours: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Both views of a link, as far as this process needs them; None for not at all.
+
+        Args:
+            theirs: the checkpoint's view.
+            ours: our whole tensor; of its pages only those that are written to take memory.
+        """
+        axis = axis_of(self.axis, link.kind, ours.dim())
+        assert axis is not None
+        # Where each number of the view stands on our axis: along which of the view's axes that grows, strides tell.
+        along = [1] * ours.dim()
+        along[axis] = self.whole
+        places, target = link.of_ours(torch.arange(self.whole).view(along).expand(ours.shape)), link.of_ours(ours)
+        grid = places[tuple(slice(None) if stride else 0 for stride in places.stride())]
+        mine = (grid >= self.start) & (grid < self.stop)
+        if not mine.any():
+            return None
+        box: list[slice] = []
+        grown = iter(range(grid.dim()))
+        for stride in places.stride():
+            if not stride:
+                box.append(slice(None))
+                continue
+            dim = next(grown)
+            hits = mine.movedim(dim, 0).flatten(1).any(1).nonzero() if mine.dim() > 1 else mine.nonzero()
+            box.append(slice(int(hits[0]), int(hits[-1]) + 1))
+        return theirs[tuple(box)], target[tuple(box)]
 
 
 @dataclass(frozen=True, slots=True)
