@@ -8,7 +8,7 @@ How wide the parts are it says itself, since only it knows what must stay togeth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol, TypeGuard, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -51,6 +51,6 @@ class Sums(Protocol):
     SUMS: ClassVar[bool]
 
 
-def is_shared_out(module: nn.Module) -> TypeGuard[Shards]:
+def is_shared_out(module: nn.Module) -> bool:
     """Whether a module's own class says how it is cut."""
     return "SHARDS" in vars(type(module)) and isinstance(module, Shards)

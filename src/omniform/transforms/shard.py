@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class Shard(Transform):
         for path, module in _within(model):
             if not is_shared_out(module):
                 continue
-            block: Shards = module
+            block = cast(Shards, module)
             try:
                 kept = block.shard(self.ranks)
                 if kept is None:
