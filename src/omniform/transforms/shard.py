@@ -11,21 +11,37 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from omniform.architectures.generative import Generative
-from omniform.architectures.model import Model
 from omniform.blocks.moe import Stacked
 from omniform.blocks.shards import Shards, Sums, is_shared_out
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.ranks import Ranks
+from omniform.transforms.pack import HasOutput
 from omniform.weights.keymap import KeyMap
 from omniform.weights.links import Axis, Part, axis_of
 from omniform.weights.tensors import assign, named_tensors, tensors_and_ties
 from omniform.weights.transform import Transform
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """A model that writes: only its decoder's steps are many; and an encoder, where the decoder reads what that gave."""
+
+    encoder_inputs: frozenset[str]
+
+    @property
+    def decoder(self) -> object: ...
+
+
+@runtime_checkable
+class Transformed(Protocol):
+    """A model that knows the edits that were made to it."""
+
+    transforms: tuple[Transform, ...]
 
 
 class Shard(Transform):
@@ -45,7 +61,6 @@ class Shard(Transform):
         self._head: tuple[nn.Module, list[int]] | None = None
 
     def prepare(self, model: nn.Module, keys: KeyMap) -> KeyMap:
-        assert isinstance(model, Model)
         owners = _owners(model)
         cuts: dict[str, tuple[int, range]] = {}
         for path, module in _within(model):
@@ -73,9 +88,9 @@ class Shard(Transform):
         cuts |= self._cut_head(model, owners)
         return replace(keys, parts={**keys.parts, **_cut(model, cuts)})
 
-    def _cut_head(self, model: Model, owners: Mapping[int, str]) -> dict[str, tuple[int, range]]:
+    def _cut_head(self, model: nn.Module, owners: Mapping[int, str]) -> dict[str, tuple[int, range]]:
         """The projection onto the vocabulary, unless the table of tokens is the same matrix."""
-        head = model.get_output_embeddings()
+        head = model.get_output_embeddings() if isinstance(model, HasOutput) else None
         tied = head is None or owners[id(head._parameters.get("weight"))] != _path_of(model, head, "weight")
         if head is None or tied or type(head) is not nn.Linear:
             return {}
@@ -97,7 +112,7 @@ class Shard(Transform):
 
 def ranks_of(model: nn.Module) -> Ranks | None:
     """The processes that hold a model together; None for a model of one."""
-    transforms = model.transforms if isinstance(model, Model) else ()
+    transforms = model.transforms if isinstance(model, Transformed) else ()
     return next((one.ranks for one in transforms if isinstance(one, Shard)), None)
 
 
@@ -109,9 +124,9 @@ def _joined(ranks: Ranks, widths: list[int], module: nn.Module, inputs: object, 
     return ranks.joined(output, widths)
 
 
-def _within(model: Model) -> Iterator[tuple[str, nn.Module]]:
+def _within(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Where blocks are cut: in the decoder of a model that writes, and in an encoder that belongs to it alone."""
-    root: object = model.decoder if isinstance(model, Generative) and not model.encoder_inputs else model
+    root: object = model.decoder if isinstance(model, Writes) and not model.encoder_inputs else model
     assert isinstance(root, nn.Module)
     inside = {id(module) for module in root.modules()}
     for path, module in model.named_modules():
