@@ -29,7 +29,7 @@ from omniform.weights.transform import Transform
 
 @runtime_checkable
 class Writes(Protocol):
-    """A model that writes: only its decoder's steps are many; and an encoder, where the decoder reads what that gave."""
+    """A model that writes with a decoder, which may read what an encoder gave."""
 
     encoder_inputs: frozenset[str]
 
