@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -16,7 +17,7 @@ GRAINS: Final = (128, 64, 32)
 """Widths that parts are multiples of, where there is a choice: whole numbers have scales by so many inputs."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Ranks:
     """Some processes, and which of them this one is.
 
@@ -24,11 +25,15 @@ class Ranks:
         rank: the number of this one.
         count: how many there are.
         group: how they talk; None for the group of all processes.
+        leads: whether the others compute only what this process tells them.
+        speaker: the thread that tells them, while it does.
     """
 
     rank: int
     count: int
     group: dist.ProcessGroup | None = None
+    leads: bool = False
+    speaker: int | None = None
 
     def of(self, total: int, what: str, *, grains: bool = False) -> range:
         """This rank's part of so many things in a row; parts differ by one thing at most, or by one grain.
@@ -65,9 +70,19 @@ class Ranks:
                 where="tp_plan",
                 remedy="Wrap the call in torch.inference_mode(), or train with FSDP, which spreads a model too.",
             )
+        self._check_heard()
         x = x.contiguous()
         dist.all_reduce(x, group=self.group)
         return x
+
+    def _check_heard(self) -> None:
+        """Raise InputError where the others do not know that they are to compute, and this process would wait."""
+        if self.leads and self.speaker != threading.get_ident():
+            raise InputError(
+                "the other processes follow this one's engine, and compute nothing else",
+                where="tp_plan",
+                remedy="Ask the engine, or call the model in every process alike, without engine.lead().",
+            )
 
     def joined(self, x: Tensor, widths: list[int]) -> Tensor:
         """What all ranks bring, side by side. Shape: [..., width of this rank] to [..., sum of widths].
@@ -75,6 +90,7 @@ class Ranks:
         Args:
             widths: of each rank's part.
         """
+        self._check_heard()
         most = max(widths)
         mine = torch.nn.functional.pad(x, (0, most - x.shape[-1])).contiguous()
         found = [torch.empty_like(mine) for _ in widths]
@@ -89,6 +105,7 @@ class Ranks:
 
     def least(self, numbers: list[int]) -> list[int]:
         """The least of what each rank brings, number by number."""
+        self._check_heard()
         x = torch.tensor(numbers, dtype=torch.int64, device=self.device)
         dist.all_reduce(x, dist.ReduceOp.MIN, group=self.group)
         found: list[int] = x.tolist()

@@ -24,6 +24,7 @@ from omniform.engine.adapters import Adapters
 from omniform.engine.block_pool import BlockPool, BlockTable, Content
 from omniform.engine.paged_state import MEMORY, PagedState
 from omniform.engine.request import NAMELESS, Placed, Prompt, Request, Row
+from omniform.engine.together import Together
 from omniform.engine.weights import Weights
 
 T = TypeVar("T")
@@ -140,6 +141,7 @@ class Encoders:
         features_budget: bytes of features that may be kept.
         weights: what is made with one version of them is of no use to later ones.
         adapters: what is made with one of them is of no use to others.
+        together: the processes that hold the model.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class Encoders:
         features_budget: int,
         weights: Weights,
         adapters: Adapters,
+        together: Together,
     ) -> None:
         self.features: ContentCache[Features] = ContentCache()
         self.memories: ContentCache[MemoryEntry] = ContentCache()
@@ -163,6 +166,7 @@ class Encoders:
         self._budget = features_budget
         self._weights = weights
         self._adapters = adapters
+        self._together = together
         self._mixers = mixers(model.decoder)
 
     @torch.inference_mode()
@@ -327,7 +331,7 @@ class Encoders:
         if known is None or not (opened or options in known.decoder_prompts):
             if known is None and self._pool is not None and request.room > self._pool.available + self.idle_blocks:
                 return False
-            memory = self._model.encode(**prompt.encoder)
+            memory = self._together.encode(prompt.encoder)
             assert memory is not None, "a model with encoder inputs must encode them"
             self.runs += 1
             if known is None:
@@ -365,8 +369,10 @@ class Encoders:
                 return None
         entry = MemoryEntry(BlockTable(self._pool.size), length)
         self._pool.grow(entry.table, blocks, blocks)
-        self._state.begin(MEMORY, entry.table.slot_ranges(0, length))
+        ranges = entry.table.slot_ranges(0, length)
+        self._state.begin(MEMORY, ranges)
         unpadded = memory if memory.padding is None else Memory(memory.hidden[:, real])
+        self._together.remembered(unpadded, ranges)
         for mixer in self._mixers:
             mixer.remember(unpadded, self._state)
         return entry

@@ -19,7 +19,6 @@ from omniform.core.coded import coding_of
 from omniform.core.errors import InputError, brief
 from omniform.core.state import mixers
 from omniform.engine.adapters import Adapters
-from omniform.engine.agreeing import Agreement
 from omniform.engine.beam_strategy import Company
 from omniform.engine.block_pool import WHOLE, BlockPool
 from omniform.engine.calls import AnyPrompt, Reader, read_call, settings_of_each
@@ -49,6 +48,7 @@ from omniform.engine.stop import stop_strings
 from omniform.engine.strategies import strategy_of
 from omniform.engine.telling import told
 from omniform.engine.text import Decodes
+from omniform.engine.together import Together
 from omniform.engine.weights import Weights
 from omniform.engine.worker import Worker
 from omniform.engine.writer import Writer, is_late
@@ -124,7 +124,7 @@ class Engine:
         self._inbox: deque[Request] = deque()
         self._worker = Worker(self.step, lambda: self._has_work, self._abandon, self.close)
         self._weights = Weights(model)
-        self._agreement = Agreement(model)
+        self._together = Together(model)
         self.adapters = Adapters(model)
         self._arrivals = itertools.count()
         self._glance = object()
@@ -146,9 +146,9 @@ class Engine:
         specs = decoder_specs(model)
         sizes = self._sizes = unit_bytes(specs, model.dtype, self._coding)
         blocks, features, self._memory = divided_memory(model, memory, size, sizes)
-        blocks = self._agreement.blocks(blocks)
+        blocks = self._together.blocks(blocks)
         log.log(logging.INFO if memory == "auto" else logging.DEBUG, "memory of the engine: %s", self._memory)
-        recorder = recorder_of(model.device) if self._graphs else None
+        recorder = recorder_of(model.device) if self._graphs and self._together.ranks is None else None
         try:
             self._state = PagedState(
                 specs, blocks, size, model.dtype, model.device, coding=self._coding, spare=recorder is not None
@@ -168,7 +168,9 @@ class Engine:
             )
             for key, n in blocks.items()
         }
-        self._encoders = Encoders(model, self._state, self._pools.get(MEMORY), features, self._weights, self.adapters)
+        self._encoders = Encoders(
+            model, self._state, self._pools.get(MEMORY), features, self._weights, self.adapters, self._together
+        )
         own = {key: pool for key, pool in self._pools.items() if key != MEMORY}
         handover = Handover(specs, self._state, self._encoders)
         self._scheduler = Scheduler(
@@ -185,7 +187,7 @@ class Engine:
         if recorder is not None:
             recorded = Recorded(model, self._state, list(own), self._encoders, recorder, self._graphs)
         self._recorded = recorded
-        self._runner = Runner(model, self._state, list(own), self._encoders, self.adapters, recorded)
+        self._runner = Runner(model, self._state, list(own), self._encoders, self.adapters, self._together, recorded)
         self._writer = Writer(self._scheduler, self._encoders, handover, model.device)
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -206,6 +208,7 @@ class Engine:
             InputError: a prompt or a setting that cannot be used, or more than the engine's memory can hold.
             UnknownArgumentError: an unknown setting, with the nearest name.
         """
+        self._together.refuse_thread()
         call = read_call(self.model, self.processor, prompt, settings)
         requests: list[Request] = []
         stops = stop_strings(call.settings(1).stop_strings, self.processor)
@@ -339,6 +342,7 @@ class Engine:
             where: where to look, as ``from_pretrained`` takes it.
         """
         with self._lock:
+            self._together.refuse("there are no adapters", "load_adapter")
             self.adapters.load(source, adapter_name, where)
 
     def unload_adapter(self, adapter_name: str) -> None:
@@ -376,10 +380,10 @@ class Engine:
 
     def step(self) -> bool:
         """Compute one step for whoever has requests here; returns whether there is more to do."""
-        with self._lock, undone_if_interrupted(self._scheduler, self._seat):
+        there = (*self._scheduler.waiting, *self._scheduler.running) if self._together.ranks is not None else ()
+        with self._lock, self._together.step(self._inbox, there), undone_if_interrupted(self._scheduler, self._seat):
             started = time.perf_counter()
             failures = self._writer.failures
-            self._agreement.begin(self._inbox, (*self._scheduler.waiting, *self._scheduler.running))
             self._receive()
             self._renew()
             self._writer.dismiss()
@@ -397,6 +401,8 @@ class Engine:
                 calm = not self._inbox and not self._scheduler.waiting
                 outputs, logits, likeliest = self._runner.run(plan, calm=calm, glance=self._glance)
             except Exception as error:
+                if self._together.fail(error):
+                    raise
                 isolate(plan, self._scheduler, self._writer.fail, error)
                 return self._has_work
             computed = time.perf_counter()
@@ -522,6 +528,17 @@ class Engine:
                 for row in rows:
                     row.outgrew, row.contents = len(row.tokens), []
 
+    # -- several processes ---------------------------------------------------------------------------------------------
+
+    def lead(self) -> None:
+        """Have the requests to this engine computed by all processes that hold its model: the first one calls this, and
+        the others :meth:`follow`. Nothing happens where one process holds it."""
+        self._together.lead(self._state)
+
+    def follow(self) -> None:
+        """Compute what the engine of the first process tells, until that is closed."""
+        self._together.follow(self._state)
+
     # -- the thread in the background ----------------------------------------------------------------------------------
 
     def work(self) -> None:
@@ -542,6 +559,7 @@ class Engine:
             for request in [*self._scheduler.waiting, *self._scheduler.running]:
                 request.cancelled = True
             self._receive()
+            self._together.end()
         self._worker.go_on()  # for those who submitted in the meantime
 
     def _abandon(self, error: BaseException) -> None:

@@ -21,6 +21,7 @@ from omniform.engine.paged_state import ROWS, PagedState, Pool
 from omniform.engine.recorded import Played, Recorded
 from omniform.engine.recorder import Likeliest
 from omniform.engine.scheduler import ScheduledChunk, StepPlan
+from omniform.engine.together import Together
 
 # Layers look whether there is a memory at all; what they read of it lies in paged state.
 _ELSEWHERE = Memory(torch.empty(0))
@@ -95,6 +96,7 @@ class Runner:
         pools: which pools of blocks the decoder's own layers use.
         encoders: what pictures and sounds became.
         adapters: which of them each row computes with.
+        together: the processes that hold the model.
         recorded: computes steps of single tokens from records; None where nothing is recorded.
     """
 
@@ -105,6 +107,7 @@ class Runner:
         pools: Sequence[Pool],
         encoders: Encoders,
         adapters: Adapters,
+        together: Together,
         recorded: Recorded | None = None,
     ) -> None:
         self._model = model
@@ -113,6 +116,7 @@ class Runner:
         self._token_pools = [pool for pool in pools if not isinstance(pool, str)]
         self._encoders = encoders
         self._adapters = adapters
+        self._together = together
         self.recorded = recorded
 
     @torch.inference_mode()
@@ -129,6 +133,7 @@ class Runner:
             What it gave for each chunk of which something is wanted, in order; the scores in all of them, Shape:
             [R, V]; and their likeliest tokens, where these are on their way to the host already.
         """
+        self._together.copied(plan.copies)
         for copy in plan.copies:
             self._state.copy(*copy)
         played = None if self.recorded is None else self.recorded.run(plan, calm=calm)
@@ -173,9 +178,10 @@ class Runner:
                 taps=Taps({"output_hidden_states": True}) if _reads_layers(plan) else Taps(),
                 glance=glance,
             )
+            self._together.decoding(embeds, ctx)
             hidden = model.decoder.decode(embeds, ctx)[0]
             layers = _wanted_of(ctx.taps.hidden_states, wanted)
-            return *_outputs(plan, wants, hidden, layers, model.project, self._adapters), None
+            return *_outputs(plan, wants, hidden, layers, self._together.project, self._adapters), None
 
     def _place_features(self, embeds_1ND: Tensor, chunk: ScheduledChunk, segment: Segment) -> Tensor:
         """Put the features of pictures and sounds in the places of the placeholders that this step reads.
@@ -196,12 +202,15 @@ class Runner:
     def _begin(self, pool: Pool, chunks: Sequence[ScheduledChunk]) -> None:
         """Say where the step writes."""
         if pool != ROWS:
-            self._state.begin(pool, _written(chunks, pool))
+            ranges = _written(chunks, pool)
+            self._state.begin(pool, ranges)
             self._state.hold(pool, lambda: _held(chunks, pool))
+            self._together.begun(pool, ranges, lambda: _held(chunks, pool))
             return
         blocks = [s.row.tables[ROWS].held()[0] for s in chunks]
         fresh = [block for block, s in zip(blocks, chunks, strict=True) if s.row.computed == 0]
         self._state.begin_rows(blocks, fresh)
+        self._together.begun_rows(blocks, fresh)
 
     def _memory(self, chunk: ScheduledChunk) -> tuple[Table, int]:
         assert chunk.request.memory is not None
