@@ -62,7 +62,8 @@ def led(rank: int, world: int, folder: Path, names: list[str]) -> list[object]:
         engine.lead()
         found.append(asked(engine, one))
         with pytest.raises(InputError, match="follow this one's engine"), torch.inference_mode():
-            model(**{k: v for k, v in prompts(one)[0].items()}) if one.kind != "text" else model(torch.tensor([[5, 9]]))  # type: ignore[attr-defined]
+            first = prompts(one)[0]
+            model(**first) if isinstance(first, dict) else model(torch.tensor([first]))
         engine.close()
     return found
 

@@ -4,8 +4,8 @@
 engine plans the same steps. Engines are deterministic but for how much memory they find, for what torch's global
 generator gives, and for the time: of these the first process's count.
 
-*Led*: requests come to the first process alone, whose engine plans, draws and ends answers as ever, and tells the others
-what to compute: the step's vectors, where its rows lie, which blocks are copied. They know of no requests.
+*Led*: requests come to the first process alone, whose engine plans, draws and ends answers as ever, and tells the
+others what to compute: the step's vectors, where its rows lie, which blocks are copied. They know of no requests.
 """
 
 from __future__ import annotations
