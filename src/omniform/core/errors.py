@@ -126,6 +126,10 @@ class InputError(OmniformError, ValueError):
     """What the user handed over (text, picture, sound, tensor) cannot be used."""
 
 
+class LengthError(InputError):
+    """A prompt is longer than a model's positions, or than what an engine has room for."""
+
+
 class DependencyError(OmniformError, ImportError):
     """An optional package is needed for this and is not installed; the remedy names the extra."""
 

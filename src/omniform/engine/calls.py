@@ -15,7 +15,7 @@ from omniform.architectures.encoder_decoder import EncoderOutputs, encoder_outpu
 from omniform.architectures.generative import Generative, RowLayout, rows_of
 from omniform.blocks.embeddings import check_ids
 from omniform.core.batch import Batch
-from omniform.core.errors import InputError, brief, check_arguments
+from omniform.core.errors import InputError, LengthError, brief, check_arguments
 from omniform.core.generation import as_settings
 from omniform.core.outputs import HeardOutput
 from omniform.engine.cache_calls import refuse_cache
@@ -444,7 +444,7 @@ def _check(model: Generative, prompts: Prompts) -> None:
         check_ids(model.named_by_table(prompts.ids), table.num_embeddings)
     limit = model.max_positions
     if limit is not None and prompts.longest > limit:
-        raise InputError(
+        raise LengthError(
             "the prompt is longer than the model's positions",
             where="input_ids",
             expected=f"at most {limit} tokens",

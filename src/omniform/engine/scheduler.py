@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from omniform.core.errors import InputError
+from omniform.core.errors import LengthError
 from omniform.engine.block_pool import WHOLE, BlockPool, BlockTable, Content, first_needed, longest_prefix
 from omniform.engine.paged_state import ROWS, Pool
 from omniform.engine.request import Request, Row
@@ -479,11 +479,11 @@ def _unsplit(request: Request, row: Row, count: int) -> int:
 
 
 def refuse_if_too_big(needs: Mapping[Pool, int], pools: Mapping[Pool, BlockPool]) -> None:
-    """Raise :class:`InputError` for a request that would not fit even if it were alone."""
+    """Raise :class:`LengthError` for a request that would not fit even if it were alone."""
     for key, blocks in needs.items():
         pool = pools[key]
         if blocks > pool.blocks:
-            raise InputError(
+            raise LengthError(
                 "the request cannot fit into the engine's memory",
                 where="memory",
                 expected=f"at most {pool.spelled(pool.blocks)} at once",

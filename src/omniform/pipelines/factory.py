@@ -130,6 +130,30 @@ def pipeline(
     return kind(model=loaded, task=task or "", **made, **kwargs)  # type: ignore[arg-type]
 
 
+def pipeline_around(task: str, model: Model, source: Name, **kwargs: object) -> Pipeline:
+    """The pipeline of a task around a model that is loaded; what reads its inputs comes from the checkpoint.
+
+    Args:
+        source: where the model came from.
+        kwargs: as for :func:`pipeline`.
+
+    Raises:
+        InputError: the model does not do the task.
+        UnknownNameError: there is no such task.
+    """
+    name, info, _ = PIPELINE_REGISTRY.check_task(task)
+    kinds = info.get("pt", ())
+    wanted = {str(one) for kind in kinds for one in cast("Iterable[str]", vars(kind).get("tasks", ()))}
+    does = tasks_of(type(model)) or model.origin.architecture.tasks
+    if wanted and not wanted & {*does}:
+        expected = f"a model for {' or '.join(kind.__name__ for kind in kinds)}"
+        raise InputError(f"this model does not do {name}", where="task", expected=expected, found=type(model).__name__)
+    kind = info["impl"]
+    parts = {part: value for part, value in _parts(kind, source, {}, (None,) * 5).items() if value is not None}
+    parts |= {part: value for part, value in kind.further_parts(source, {}).items() if part not in kwargs}
+    return kind(model=model, task=task, **parts, **kwargs)  # type: ignore[arg-type]
+
+
 def load_model(name: Name, task: str, info: TaskInfo, loading: Mapping[str, object]) -> Model:
     """Load a checkpoint as what a task needs: by the task's classes, else as it was saved.
 

@@ -17,14 +17,29 @@ from omniform.serve.accounts import Watch, noted
 from omniform.serve.bounds import Bounds
 from omniform.serve.config import ServeConfig
 from omniform.serve.desk import Desk
-from omniform.serve.doors import chat, models, page, watching
+from omniform.serve.doors import (
+    audio,
+    chat,
+    completions,
+    embeddings,
+    models,
+    page,
+    pipelines,
+    ranking,
+    speech,
+    tokens,
+    watching,
+)
 from omniform.serve.entry import Keeper
 from omniform.serve.errors import APIError, api_error
 from omniform.serve.shelf import Shelf
 
 log = logging.getLogger("omniform.serve")
 
-DOORS = (chat.router, models.router, page.router, watching.router)
+DOORS = tuple(
+    door.router
+    for door in (chat, completions, embeddings, ranking, audio, speech, tokens, pipelines, models, page, watching)
+)
 """What can be asked for."""
 
 

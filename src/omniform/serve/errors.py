@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from omniform.core.errors import (
     ConfigError,
     InputError,
+    LengthError,
     OmniformError,
     RepoError,
     UnknownArgumentError,
@@ -73,6 +74,8 @@ def api_error(error: BaseException) -> APIError:
     """
     if isinstance(error, APIError):
         return error
+    if isinstance(error, LengthError):
+        return APIError(400, str(error), param=error.where, code="context_length_exceeded")
     if isinstance(error, (InputError, UnknownArgumentError)):
         return APIError(400, str(error), param=error.where if isinstance(error, OmniformError) else None)
     if isinstance(error, RepoError):  # an address or a file that a message names, and may not

@@ -65,12 +65,25 @@ def part_of(part: Mapping[str, object], desk: Desk, where: str) -> dict[str, obj
 
 
 def _medium(medium: str, url: str, desk: Desk, where: str) -> dict[str, object]:
-    head, comma, data = url.partition(",")
     if url[:5].lower() != "data:":
         return {"type": medium, medium: desk.fetched(url)}
+    return {"type": medium, medium: medium_of(url, desk, where)}
+
+
+def medium_of(text: str, desk: Desk, where: str) -> bytes:
+    """The bytes of a picture, a sound or a video: of a data URL, of base64, or what lies at an address.
+
+    Raises:
+        APIError: it is none of these, or the address may not be fetched.
+    """
+    head, comma, data = text.partition(",")
+    if "://" in text[:16] and text[:5].lower() != "data:":
+        return desk.fetched(text)
+    if text[:5].lower() != "data:":
+        return decoded(text, where)
     if not comma or not head.lower().endswith(";base64"):
         raise APIError(400, f"{where}: a data URL must hold base64", param=where, code="invalid_value")
-    return {"type": medium, medium: decoded(data, where)}
+    return decoded(data, where)
 
 
 def decoded(text: str, where: str) -> bytes:

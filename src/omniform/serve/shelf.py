@@ -24,6 +24,7 @@ from omniform.hub.plan import plan
 from omniform.inputs.replies.detect import format_of
 from omniform.inputs.replies.format import PLAIN, ReplyFormat
 from omniform.serve.config import ModelSource, ServeConfig
+from omniform.serve.crafts import Crafts, stacked
 from omniform.serve.errors import APIError
 from omniform.serve.showing import tokenizer_of
 from omniform.serve.typed import Typed
@@ -40,6 +41,7 @@ class Loaded:
         model: it.
         reader: its processor or tokenizer.
         engine: writes with it; None where it does not write.
+        crafts: what it does besides.
         nbytes: of its weights.
         template: the source of its chat template; "" without one.
         form: how its answers are written.
@@ -52,12 +54,19 @@ class Loaded:
     model: Model
     reader: Reader
     engine: Engine | None
+    crafts: Crafts
     nbytes: int
     template: str = ""
     form: ReplyFormat = PLAIN
     typed: Typed = field(default_factory=Typed)
     users: int = 0
     used: float = field(default_factory=time.monotonic)
+
+    @property
+    def special(self) -> frozenset[int]:
+        """Tokens that stand for no text."""
+        tokenizer = tokenizer_of(self.reader)
+        return frozenset() if tokenizer is None else frozenset(tokenizer.all_special_ids)
 
     def writes(self) -> Engine:
         """What writes with it.
@@ -73,6 +82,7 @@ class Loaded:
 
     def close(self) -> None:
         """Let go of it."""
+        self.crafts.close()
         if self.engine is not None:
             self.engine.close()
 
@@ -243,25 +253,39 @@ def load_model(source: ModelSource, config: ServeConfig) -> Loaded:
         OmniformError: it is not there, or cannot be loaded.
     """
     options = {"dtype": config.dtype} if config.quantize is None else on_loading(config.quantize, config.dtype)
+    stack = stacked(source, options)
+    if stack is not None:
+        model = stack.transformers_model
+        crafts = Crafts(source, model, stack, config.limits.seconds)
+        return Loaded(source, model, cast(Reader, stack.tokenizer), None, crafts, model.get_memory_footprint())
     model = load_as_saved(source.source, **options)
     reader = cast(Reader, AutoProcessor.from_pretrained(source.source))
+    crafts = Crafts(source, model, None, config.limits.seconds)
     engine = None
-    if isinstance(model, Generative) and model.can_generate():
+    if isinstance(model, Generative) and model.can_generate() and _writes_text(model):
         engine = Engine(model, reader, memory=config.memory, cache_dtype=config.cache_dtype)
         for name, place in source.adapters.items():
             engine.load_adapter(place, name)
+    if engine is None:
+        return Loaded(source, model, reader, None, crafts, model.get_memory_footprint())
     template, tokenizer = reader.chat_template, tokenizer_of(reader)
     if isinstance(template, Mapping):
         template = template.get("tool_use", template.get("default"))
     template = template if isinstance(template, str) else ""
     form = format_of(template, {} if tokenizer is None else tokenizer.get_vocab())
     typed = Typed.of(tokenizer, template)
-    return Loaded(source, model, reader, engine, model.get_memory_footprint(), template, form, typed)
+    return Loaded(source, model, reader, engine, crafts, model.get_memory_footprint(), template, form, typed)
 
 
 def _is_said(error: Exception) -> bool:
     """Whether an error's own words say enough."""
     return isinstance(error, (OmniformError, OSError, MemoryError))
+
+
+def _writes_text(model: Model) -> bool:
+    """Whether a model that writes is asked in text; others hear, or speak, and have doors of their own."""
+    does = {*model.origin.architecture.tasks}
+    return not does & {"text-to-waveform", "text-to-spectrogram", "speech-seq2seq"}
 
 
 def free() -> int:

@@ -255,12 +255,16 @@ def _too_deep(raw: bytes, depth: int) -> bool:
     return any(isinstance(one, (list, dict)) for one in level)
 
 
+_KIND = re.compile(r"[\[({]|^(str|int|float|bool|[A-Z]\w*)$|^(function|constrained|nullable|lax|json)-")
+"""What pydantic puts among a field's names where it may be of several kinds: the kind that was tried."""
+
+
 def wrong(error: ValidationError) -> APIError:
     """What a client is told of a body that is not as it should be."""
     if error.error_count() > MOST_FAULTS:
         return APIError(400, f"{error.error_count()} values are not what they should be", code="invalid_value")
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-")))
+    where = ".".join(str(part) for part in first["loc"] if not _KIND.search(str(part)))
     if first["type"] == "json_invalid":
         return APIError(400, f"the request is no JSON: {first['msg']:.200}", code="invalid_json")
     if first["type"] == "missing":

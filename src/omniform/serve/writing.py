@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TypeVar
+from collections.abc import Coroutine, Sequence
+from typing import Final, TypeVar
 
 from starlette.requests import Request
 
@@ -16,6 +16,9 @@ from omniform.serve.errors import APIError
 from omniform.serve.wire import Writing
 
 HIGHEST_SEED = 2**63 - 1
+
+FINISH: Final = {"stop": "stop", "length": "length", "cancelled": "stop"}
+"""Why an answer ended, in OpenAI's words."""
 
 
 def settings_of(asked: Writing, use: Use, longest: int | None) -> dict[str, object]:
@@ -59,6 +62,8 @@ def settings_of(asked: Writing, use: Use, longest: int | None) -> dict[str, obje
         settings["adapter"] = use.adapter
     if asked.n not in (None, 1):
         settings["num_return_sequences"] = asked.n
+        if not settings["do_sample"]:  # several answers are drawn, each of them the likeliest
+            settings |= {"do_sample": True, "top_k": 1}
     return settings
 
 
@@ -110,6 +115,21 @@ def usage(completion: Completion, reasoning: int = 0) -> dict[str, object]:
         "prompt_tokens_details": {"cached_tokens": completion.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": reasoning},
     }
+
+
+def usage_of(completions: Sequence[Completion]) -> dict[str, object]:
+    """What several requests cost together."""
+    read, written = (sum(n) for n in zip(*[_cost(one) for one in completions], strict=True))
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in completions)},
+    }
+
+
+def _cost(one: Completion) -> tuple[int, int]:
+    return one.prompt_tokens, sum(len(answer.tokens) for answer in one.sequences)
 
 
 def logprob_of(pieces: Pieces, one: TokenLogprob, top: int) -> dict[str, object]:

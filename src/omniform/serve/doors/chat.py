@@ -21,12 +21,9 @@ from omniform.serve.spoken import Spoken, speak
 from omniform.serve.streams import Events, sent
 from omniform.serve.threads import in_thread
 from omniform.serve.wire import ChatRequest, ToolChoice, reads
-from omniform.serve.writing import logprob_of, settings_of, unless_gone, usage
+from omniform.serve.writing import FINISH, logprob_of, settings_of, unless_gone, usage
 
 router = APIRouter()
-
-FINISH = {"stop": "stop", "length": "length", "cancelled": "stop"}
-"""Why an answer ended, in OpenAI's words."""
 
 
 @router.post("/v1/chat/completions", openapi_extra={"requestBody": {"content": {"application/json": {}}}})

@@ -1,0 +1,34 @@
+"""Work with a model that is no writing: done in a thread, one piece after another, for as long as a client waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from omniform.serve.desk import Desk, Use
+from omniform.serve.errors import APIError
+from omniform.serve.writing import unless_gone
+
+T = TypeVar("T")
+
+
+async def done(request: Request, desk: Desk, use: Use, work: Callable[[], T]) -> T:
+    """What some work with a model gives.
+
+    Raises:
+        APIError: the client went away, or asks for an adapter, which belongs to what is written.
+        TimeoutError: it took longer than a request may.
+    """
+    if use.adapter is not None:
+        raise APIError(
+            400, f"the adapter {use.adapter!r} writes text, and does nothing else", param="model",
+            code="model_not_supported",
+        )  # fmt: skip
+    return await unless_gone(request, use.loaded.crafts.done(work), desk.config.limits.seconds)
+
+
+def ignored(names: list[str]) -> dict[str, str]:
+    """The header that names fields that nobody here knows."""
+    return {"x-omniform-ignored": ", ".join(names)} if names else {}
