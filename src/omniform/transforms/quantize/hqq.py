@@ -234,13 +234,6 @@ class HqqQuantizer(FormatQuantizer):
         made = replace(format, fused=own_views(one.place)) if fused else format
         if format.entries:
             _check_shapes(one.name, made, one.layer)
-        else:
-            try:
-                replace(made, fused=None).layout(one.layer.out_features, one.layer.in_features) if not fused else None
-            except ConfigError as error:
-                error.where = one.name
-                error.remedy = "Name the layer in skip_modules, or choose another group_size."
-                raise
         return replace(one, format=made)
 
     def encoded_together(self, group: Sequence[Chosen]) -> list[dict[str, Tensor]]:

@@ -110,7 +110,12 @@ class Hqq(Format):
         """
         size = self.group or (ins if self.axis else outs)
         if outs * ins % size:
-            raise ConfigError("groups do not fill a matrix", expected=f"a divisor of {outs * ins}", found=size)
+            raise ConfigError(
+                "groups do not fill a matrix",
+                expected=f"a divisor of {outs * ins}",
+                found=size,
+                remedy="Name the layer in skip_modules, or choose another group_size.",
+            )
         rows, columns = (outs * ins // size, size) if self.axis else (size, outs * ins // size)
         per, bits = PER[self.packing]
         if bits != 3 and rows % per:
