@@ -21,11 +21,11 @@ from reference import omniform, transformers
 # isort: split
 import accelerate
 from omniform.integrations import deepspeed as ours
-from train_proc_fork import all_of
 
 from citizens import CITIZENS
 from omniform.core.errors import DependencyError, InputError
 from omniform.train.parallel import deepspeed as home
+from train_proc_fork import all_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

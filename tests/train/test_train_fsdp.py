@@ -21,11 +21,11 @@ from torch import distributed as dist
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
-from train_proc_fork import all_of
 
 from citizens import CITIZENS
 from omniform.core.errors import InputError
 from omniform.train.parallel.fsdp import layers_of, shared_by, take_part, units_of
+from train_proc_fork import all_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

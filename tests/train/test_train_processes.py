@@ -16,11 +16,11 @@ from reference import omniform
 
 # isort: split
 from omniform.integrations import fsdp
-from train_proc_fork import all_of, each
 from train_tiny import KINDS, arguments
 
 from omniform.core.errors import InputError
 from omniform.train.parallel import stored
+from train_proc_fork import all_of, each
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -1,7 +1,8 @@
 """Two processes that are stopped go on exactly, and one alone says that there were two."""
 
-from train_proc_fork import all_of
 from train_saving import logs, same, trainer, weights
+
+from train_proc_fork import all_of
 
 
 def _work(rank, world, folder, checkpoint):

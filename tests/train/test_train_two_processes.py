@@ -18,10 +18,10 @@ from torch.utils.data import Dataset, IterableDataset
 from reference import omniform
 
 # isort: split
-from train_proc_fork import all_of
 from train_tiny import KINDS, tokens
 
 from omniform.train.guard import LossError
+from train_proc_fork import all_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
