@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import functools
 import gzip
+import hashlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -36,7 +38,7 @@ def mapped(
     data: Path, out: Path, *, model: str = "echo", settings: dict[str, object] | None = None, **asked: object
 ) -> Outcome:
     job = Job(model=model, task=WRITE, folder="", settings=settings or {})
-    task = asked.pop("task", None)
+    task = None
     hiring = functools.partial(processes, command=COMMAND)
     return run_map(job, str(data), str(out), Asked(**{"shard": 4, "hiring": hiring, **asked}), task=task)
 
@@ -89,7 +91,7 @@ def test_models_that_cannot_be_loaded(tmp_path: Path) -> None:
     data = dataset(tmp_path, ["w"])
     with pytest.raises(WorkerError, match="no such model"):
         mapped(data, tmp_path / "out", model="missing")
-    with pytest.raises(WorkerError, match="before they are ready.*signal 9"):
+    with pytest.raises(WorkerError, match=r"before they are ready.*signal 9"):
         mapped(data, tmp_path / "other", model="dies", retries=1)
 
 
@@ -120,8 +122,6 @@ def test_datasets_that_are_none(tmp_path: Path, raw: bytes, what: str) -> None:
     data.write_bytes(raw)
     with pytest.raises(InputError) as told:
         mapped(data, tmp_path / "out")
-    import re
-
     assert re.search(what, str(told.value))
 
 
@@ -143,12 +143,11 @@ def test_other_kinds_of_files(tmp_path: Path) -> None:
     with (tmp_path / "x.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["prompt"], *([one] for one in prompts)])
     kinds = ["x.jsonl.gz", "x.csv"]
-    if "pyarrow" in sys.modules or os.environ.get("MAP_PARQUET", "1"):
-        arrow = pytest.importorskip("pyarrow")
-        from pyarrow import parquet
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
 
-        parquet.write_table(arrow.table({"prompt": prompts}), tmp_path / "x.parquet")
-        kinds.append("x.parquet")
+    parquet.write_table(pyarrow.table({"prompt": prompts}), tmp_path / "x.parquet")
+    kinds.append("x.parquet")
     for kind in kinds:
         mapped(tmp_path / kind, tmp_path / f"out-{kind}", merge=True)
         found = lines(tmp_path / f"out-{kind}" / "results.jsonl")
@@ -165,8 +164,6 @@ def test_what_the_results_depend_on(tmp_path: Path) -> None:
     dataset(tmp_path, ["a", "c"])
     with pytest.raises(InputError) as told:
         mapped(data, out, settings={"temperature": 0.5})
-    import hashlib
-
     assert was in str(told.value) and hashlib.sha256(data.read_bytes()).hexdigest() in str(told.value)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
@@ -188,7 +185,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
-        with pytest.raises((WorkerError, RepoError), match="cannot be written.*[Ff]ile too large"):
+        with pytest.raises((WorkerError, RepoError), match=r"cannot be written.*[Ff]ile too large"):
             mapped(data, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

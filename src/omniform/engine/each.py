@@ -32,7 +32,7 @@ def complete_each(
     for place, (prompt, own) in enumerate(zip(prompts, settings, strict=True)):
         handle = Handle(lambda: None, None)
         try:
-            call = read_call(engine.model, engine.processor, prompt, own, place, told)  # type: ignore[arg-type]
+            call = read_call(engine.model, engine.processor, prompt, own, place, told)
             requests.append(
                 engine.enqueue(call.prompt, call.settings, handle, tokenizer=engine.processor, parts=call.parts)
             )

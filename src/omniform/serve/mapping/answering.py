@@ -184,7 +184,7 @@ class Embeds:
 
     def _vectors(self, texts: Sequence[str]) -> list[list[float]]:
         some: object = texts
-        vectors = cast(Tensor, self._model.encode(some, convert_to_tensor=True, **self._settings))
+        vectors = cast(Tensor, self._model.encode(some, None, **{**self._settings, "convert_to_tensor": True}))
         # The fewest digits that mean the same number, which a float64 would write out to the last.
         return [[float(str(number)) for number in row] for row in vectors.float().cpu().numpy()]
 
@@ -208,7 +208,8 @@ class Pipes:
         if alone or len(records) == 1:
             return [self._alone(record, told) for record in records]
         inputs = [input_of(record, self._job) for record in records]
-        found = cast("list[object]", self._pipe(inputs, on_error="return", **self._job.settings))  # type: ignore[arg-type]
+        settings: dict[str, object] = {"on_error": "return", **self._job.settings}
+        found = cast("list[object]", self._pipe(inputs, **settings))  # type: ignore[arg-type]
         lines = []
         for record, one in zip(records, found, strict=True):
             lines.append(_answered(record, one))
@@ -224,7 +225,7 @@ class Pipes:
             own = (record.fields or {}).get("parameters", {})
             if not isinstance(own, Mapping):
                 raise InputError("parameters are an object", where="parameters", found=brief(own))
-            answer = self._pipe(input_of(record, self._job), **{**settings, **own})  # type: ignore[arg-type]
+            answer = self._pipe(input_of(record, self._job), **{**settings, **own})
             return _answered(record, answer)
         except Exception as error:
             return failed(record, error)
