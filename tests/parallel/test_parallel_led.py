@@ -11,7 +11,7 @@ from parallel_families import Made, all_of, made
 import omniform
 from omniform.core.errors import InputError
 
-PROMPTS = [[5, 9, 17, 30, 4, 22, 41], [8, 61, 12], [5, 9, 17, 30, 4, 22, 41, 3, 7, 44, 52, 6, 28, 13, 39, 2, 10]]
+PROMPTS = [[5, 9, 17, 30, 4, 22, 41], [8, 61, 12], [5, 9, 17, 30, 4, 22, 41, 6, 7, 44, 52, 6, 28, 13, 39, 2, 10]]
 FAMILIES = ["gemma3", "qwen3_moe", "deepseek_v3", "t5", "llava"]
 
 

@@ -40,6 +40,9 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         "--allow-url", action="append", default=[], metavar="PREFIX", help="addresses of pictures that may be fetched"
     )
     own.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages of others that may call")
+    own.add_argument(
+        "--tensor-parallel", type=int, default=1, metavar="N", help="divide the model among N processes, or GPUs, here"
+    )
     own.add_argument("--log-prompts", action="store_true", help="write what clients ask into the log")
     own.set_defaults(work=work, command=own)
 
@@ -62,6 +65,7 @@ def work(given: argparse.Namespace) -> None:
         cors=tuple(given.cors),
         keys=tuple(given.api_keys),
         log_prompts=given.log_prompts,
+        tensor_parallel=given.tensor_parallel,
     )
     serve(config, host=given.host, port=given.port, uds=given.uds, tls_cert=given.tls_cert, tls_key=given.tls_key)
 

@@ -530,10 +530,14 @@ class Engine:
 
     # -- several processes ---------------------------------------------------------------------------------------------
 
-    def lead(self) -> None:
+    def lead(self, failed: Callable[[BaseException], None] | None = None) -> None:
         """Have the requests to this engine computed by all processes that hold its model: the first one calls this, and
-        the others :meth:`follow`. Nothing happens where one process holds it."""
-        self._together.lead(self._state)
+        the others :meth:`follow`. Nothing happens where one process holds it.
+
+        Args:
+            failed: told of a step that failed, after which the processes are of no more use.
+        """
+        self._together.lead(self._state, failed)
 
     def follow(self) -> None:
         """Compute what the engine of the first process tells, until that is closed."""

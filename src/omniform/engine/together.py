@@ -49,6 +49,7 @@ class Together:
         self._notes: list[tuple[str, tuple[object, ...]]] = []
         self._until: dict[int, float] = {}  # when requests are late, by the clock of this process
         self._failed: BaseException | None = None
+        self._on_failure: Callable[[BaseException], None] | None = None
 
     # -- alike ---------------------------------------------------------------------------------------------------------
 
@@ -107,8 +108,12 @@ class Together:
 
     # -- leading -------------------------------------------------------------------------------------------------------
 
-    def lead(self, state: PagedState) -> None:
-        """From now on tell the others what to compute."""
+    def lead(self, state: PagedState, failed: Callable[[BaseException], None] | None = None) -> None:
+        """From now on tell the others what to compute.
+
+        Args:
+            failed: told when a step failed, after which they do not know where they are.
+        """
         if self.ranks is None or self.leads:
             return
         if self.ranks.rank:
@@ -117,6 +122,7 @@ class Together:
             )
         self._channel, self._state = Channel(self.ranks, state, self._model.device), state
         self.leads = self.ranks.leads = True
+        self._on_failure = failed
 
     def end(self) -> None:
         """Let those who follow go."""
@@ -130,6 +136,8 @@ class Together:
         """Note that a step failed; whether that is the end, since others may be in the midst of it."""
         if self.leads:
             self._failed = error
+            if self._on_failure is not None:
+                self._on_failure(error)
         return self.leads
 
     def _tell(self, what: str, *given: object) -> None:

@@ -99,6 +99,7 @@ class ServeConfig:
         cors: origins of pages that may call; none by default.
         keys: files with API keys; with the environment's ``OMNIFORM_API_KEYS``. None at all: everybody may ask.
         log_prompts: whether the log holds what clients write.
+        tensor_parallel: how many processes of this machine hold the one model that is served.
         typed_tokens: whether special tokens that clients type are tokens: then whoever writes a message can write
             those of others, and of the system.
     """
@@ -117,6 +118,7 @@ class ServeConfig:
     keys: tuple[str, ...] = ()
     log_prompts: bool = False
     typed_tokens: bool = False
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -127,3 +129,18 @@ class ServeConfig:
             raise InputError("two models have one name", where="models", found=twice, remedy="Give names: NAME=FOLDER.")
         if self.models_memory is not None:
             parse_memory(self.models_memory)
+        self._check_processes()
+
+    def _check_processes(self) -> None:
+        count = self.tensor_parallel
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InputError("no number of processes", where="tensor_parallel", expected="1 or more", found=repr(count))
+        if count == 1:
+            return
+        one = self.models[0]
+        for what, there in (
+            ("several models", len(self.models) > 1), ("adapters", bool(one.adapters)),
+            ("a model that is unloaded when idle", self.idle_seconds is not None),
+        ):  # fmt: skip
+            if there:
+                raise InputError(f"{what}: not in several processes", where="tensor_parallel", found=count)

@@ -27,6 +27,7 @@ from omniform.serve.config import ModelSource, ServeConfig
 from omniform.serve.crafts import Crafts, stacked
 from omniform.serve.errors import APIError
 from omniform.serve.showing import tokenizer_of
+from omniform.serve.together import Others, led, load_together
 from omniform.serve.typed import Typed
 
 log = logging.getLogger("omniform.serve")
@@ -46,6 +47,7 @@ class Loaded:
         template: the source of its chat template; "" without one.
         form: how its answers are written.
         typed: makes text of its special tokens where clients type them.
+        others: the processes that hold it together with this one; None where this one holds all of it.
         users: requests that compute with it.
         used: when the last one came, in seconds of ``time.monotonic``.
     """
@@ -59,6 +61,7 @@ class Loaded:
     template: str = ""
     form: ReplyFormat = PLAIN
     typed: Typed = field(default_factory=Typed)
+    others: Others | None = None
     users: int = 0
     used: float = field(default_factory=time.monotonic)
 
@@ -85,6 +88,8 @@ class Loaded:
         self.crafts.close()
         if self.engine is not None:
             self.engine.close()
+        if self.others is not None:
+            self.others.end()
 
 
 Load = Callable[[ModelSource], Loaded]
@@ -253,16 +258,23 @@ def load_model(source: ModelSource, config: ServeConfig) -> Loaded:
         OmniformError: it is not there, or cannot be loaded.
     """
     options = {"dtype": config.dtype} if config.quantize is None else on_loading(config.quantize, config.dtype)
-    stack = stacked(source, options)
+    others: Others | None = None
+    how = {"memory": config.memory, "cache_dtype": config.cache_dtype}
+    stack = None if config.tensor_parallel > 1 else stacked(source, options)
     if stack is not None:
         model = stack.transformers_model
         crafts = Crafts(source, model, stack, config.limits.seconds)
         return Loaded(source, model, cast(Reader, stack.tokenizer), None, crafts, model.get_memory_footprint())
-    model = load_as_saved(source.source, **options)
+    if config.tensor_parallel > 1:
+        model, others = load_together(source.source, config.tensor_parallel, options, how)
+    else:
+        model = load_as_saved(source.source, **options)
     reader = cast(Reader, AutoProcessor.from_pretrained(source.source))
     crafts = Crafts(source, model, None, config.limits.seconds)
     engine = None
-    if isinstance(model, Generative) and model.can_generate() and _writes_text(model):
+    if others is not None:
+        engine = led(model, reader, others, how)
+    elif isinstance(model, Generative) and model.can_generate() and _writes_text(model):
         engine = Engine(model, reader, memory=config.memory, cache_dtype=config.cache_dtype)
         for name, place in source.adapters.items():
             engine.load_adapter(place, name)
@@ -274,7 +286,8 @@ def load_model(source: ModelSource, config: ServeConfig) -> Loaded:
     template = template if isinstance(template, str) else ""
     form = format_of(template, {} if tokenizer is None else tokenizer.get_vocab())
     typed = Typed.of(tokenizer, template)
-    return Loaded(source, model, reader, engine, crafts, model.get_memory_footprint(), template, form, typed)
+    nbytes = model.get_memory_footprint()
+    return Loaded(source, model, reader, engine, crafts, nbytes, template, form, typed, others)
 
 
 def _is_said(error: Exception) -> bool:

@@ -1,0 +1,93 @@
+"""A server whose model lies in two processes of the machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+import omniform
+from checkpoints import text_checkpoint
+from omniform.core.errors import InputError
+from omniform.serve.config import ModelSource, ServeConfig
+from omniform.serve.together import FAILED
+
+ASKED = {"messages": [{"role": "user", "content": "hello there"}], "max_tokens": 12, "temperature": 0}
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "omniform", "serve", f"tiny={folder}", "--port", "0", "--tensor-parallel", "2"]
+    process = subprocess.Popen(
+        [*command, "--memory", "8MB"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert process.stderr is not None
+        said = ""
+        while not (found := re.search(r"at (http://\S+)", said)):
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        url = found[1]
+        until = time.monotonic() + 200
+        while httpx.get(f"{url}/ready", timeout=60).status_code != 200:
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.2)
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def followers(process: subprocess.Popen[str]) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()] or [
+        int(pid)
+        for task in Path(f"/proc/{process.pid}/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    ]
+
+
+def test_answers_and_ends(tmp_path: Path) -> None:
+    folder = text_checkpoint(tmp_path / "tiny", chat=True)
+    reader = omniform.AutoTokenizer.from_pretrained(folder)
+    engine = omniform.Engine(omniform.AutoModelForCausalLM.from_pretrained(folder), reader)
+    alone = engine.generate(ASKED["messages"], max_new_tokens=12, do_sample=False)
+    with server(folder) as (process, url):
+        for _ in range(3):
+            answer = httpx.post(f"{url}/v1/chat/completions", json=ASKED, timeout=60)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["choices"][0]["message"]["content"] == reader.decode(
+                alone.tokens, skip_special_tokens=True
+            )
+        (other,) = followers(process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
+        assert not Path(f"/proc/{other}").exists()
+    with server(folder) as (process, url):
+        (other,) = followers(process)
+        os.kill(other, signal.SIGKILL)
+        assert process.wait(60) == FAILED
+        assert process.stderr is not None
+        assert "process 1 of 2, which holds a part of the model, was killed by signal 9" in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"tensor_parallel": 0}, {"tensor_parallel": "2"}, {"tensor_parallel": 2, "idle_seconds": 5.0},
+        {"tensor_parallel": 2, "models": (ModelSource(name="a", source="a"), ModelSource(name="b", source="b"))},
+        {"tensor_parallel": 2, "models": (ModelSource(name="a", source="a", adapters={"x": "y"}),)},
+    ],
+)  # fmt: skip
+def test_refused(given: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="tensor_parallel"):
+        ServeConfig(**{"models": (ModelSource(name="a", source="a"),), **given})  # type: ignore[arg-type]
