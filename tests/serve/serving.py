@@ -70,6 +70,7 @@ def serving(config: ServeConfig | None = None, **settings: object) -> Iterator[S
             time.sleep(0.05)
         yield Served(url, app.state.desk, server)
     finally:
-        server.handle_exit(signal.SIGTERM, None)
+        if not server.should_exit:
+            server.handle_exit(signal.SIGTERM, None)
         thread.join(30)
         assert not thread.is_alive(), "the server does not end"

@@ -10,7 +10,7 @@ from omniform.core.errors import InputError
 
 if TYPE_CHECKING:
     from omniform.cli.main import Parser
-    from omniform.serve.config import ModelSource
+    from omniform.serve.config import Limits, ModelSource
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -43,6 +43,14 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     own.add_argument(
         "--tensor-parallel", type=int, default=1, metavar="N", help="divide the model among N processes, or GPUs, here"
     )
+    own.add_argument("--max-running", type=int, metavar="N", help="requests that run at once (256)")
+    own.add_argument("--max-waiting", type=int, metavar="N", help="requests that wait for their turn (1024)")
+    own.add_argument("--max-body", metavar="SIZE", help="of a request (64MiB)")
+    own.add_argument("--timeout", type=float, metavar="SECONDS", help="that a request may take (3600)")
+    own.add_argument("--grace", type=float, metavar="SECONDS", help="that requests have when the server ends (30)")
+    own.add_argument(
+        "--allow-special-tokens", action="store_true", help="special tokens that clients type are no mere text"
+    )
     own.add_argument("--log-prompts", action="store_true", help="write what clients ask into the log")
     own.set_defaults(work=work, command=own)
 
@@ -66,8 +74,22 @@ def work(given: argparse.Namespace) -> None:
         keys=tuple(given.api_keys),
         log_prompts=given.log_prompts,
         tensor_parallel=given.tensor_parallel,
+        typed_tokens=given.allow_special_tokens,
+        limits=_limits(given),
     )
     serve(config, host=given.host, port=given.port, uds=given.uds, tls_cert=given.tls_cert, tls_key=given.tls_key)
+
+
+def _limits(given: argparse.Namespace) -> Limits:
+    """The limits that are named, over the usual ones."""
+    from omniform.engine.memory import parse_memory
+    from omniform.serve.config import Limits
+
+    named = {
+        "running": given.max_running, "waiting": given.max_waiting, "body_bytes": parse_memory(given.max_body),
+        "seconds": given.timeout, "grace": given.grace,
+    }  # fmt: skip
+    return Limits(**{name: value for name, value in named.items() if value is not None})
 
 
 def _sources(models: list[str], adapters: list[str]) -> list[ModelSource]:

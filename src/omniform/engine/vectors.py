@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, LengthError
 from omniform.engine.prompts import as_prompts, columns_of
 from omniform.engine.request import NAMELESS, Prompt
 
@@ -88,7 +88,7 @@ def _rows(given: object, model: Generative) -> list[Tensor]:
 def _check_length(model: Generative, rows: Sequence[Tensor]) -> None:
     longest, limit = max(map(len, rows)), model.max_positions
     if limit is not None and longest > limit:
-        raise InputError(
+        raise LengthError(
             "the prompt is longer than the model's positions",
             where="inputs_embeds",
             expected=f"at most {limit} vectors",

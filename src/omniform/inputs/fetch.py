@@ -69,6 +69,7 @@ def fetch_url(
     timeout: float = DOWNLOAD_SECONDS,
     anywhere: bool = False,
     hosts: Collection[str] = (),
+    check: Callable[[str], object] | None = None,
 ) -> bytes:
     """The body of an ``http(s)://`` URL.
 
@@ -79,6 +80,7 @@ def fetch_url(
         anywhere: connect to any address, and through the proxy if the environment names one. Without it connections
             are direct, and to public addresses.
         hosts: ``host`` or ``host:port``, as they stand in the URL, that may have any address.
+        check: called with every address on the way, redirects included, before it is asked; raises if it may not be.
 
     Raises:
         RepoError: it cannot be reached, is not public, answers with an error, takes too long, or the environment says
@@ -92,7 +94,7 @@ def fetch_url(
     try:
         allowed = None if anywhere else frozenset(map(_plain, hosts))
         opener = _proxied() if anywhere and getproxies() else _opener(partial(_guarded, url, deadline, allowed))
-        return _body(opener, url, max_bytes, deadline)
+        return _body(opener, url, max_bytes, deadline, check)
     except (RepoError, InputError):
         raise
     except (OSError, HTTPException) as error:
@@ -146,9 +148,11 @@ class _Deadline:
             one.close()
 
 
-def _body(opener: OpenerDirector, url: str, max_bytes: int, deadline: _Deadline) -> bytes:
+def _body(
+    opener: OpenerDirector, url: str, max_bytes: int, deadline: _Deadline, check: Callable[[str], object] | None
+) -> bytes:
     body = bytearray()
-    with _answer(opener, url, deadline) as response:
+    with _answer(opener, url, deadline, check) as response:
         stated = None if response.chunked else response.headers.get("Content-Length")
         expected = int(stated) if stated is not None and stated.isdecimal() else None
         # read1 gives what has come, so that the clock is looked at between two drops.
@@ -163,12 +167,16 @@ def _body(opener: OpenerDirector, url: str, max_bytes: int, deadline: _Deadline)
     return bytes(body)
 
 
-def _answer(opener: OpenerDirector, url: str, deadline: _Deadline) -> HTTPResponse:
+def _answer(
+    opener: OpenerDirector, url: str, deadline: _Deadline, check: Callable[[str], object] | None
+) -> HTTPResponse:
     """The answer at the end of all redirects. (urllib's own handler reads their bodies, however long.)"""
     at = url
     for _ in range(_MOST_REDIRECTS + 1):
         if urlsplit(at).scheme.lower() not in ("http", "https"):
             raise RepoError("only http and https addresses are fetched", where=url, found=at)
+        if check is not None:
+            check(at)
         try:
             # Some hosts turn away clients without a name.
             asked = request.Request(at, headers={"User-Agent": "omniform"})

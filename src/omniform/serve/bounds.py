@@ -248,8 +248,12 @@ def check_head(scope: Scope, limits: Limits) -> None:
         APIError: there are too many headers, or the body is going to be too large.
     """
     headers = scope["headers"]
-    if len(headers) > limits.headers:
-        raise APIError(431, f"at most {limits.headers} headers here", code="too_many_headers")
+    if len(headers) > limits.headers or sum(len(name) + len(value) for name, value in headers) > limits.header_bytes:
+        said = f"at most {limits.headers} headers of {limits.header_bytes} bytes together here"
+        raise APIError(431, said, code="too_many_headers")
+    names = {name for name, _ in headers}
+    if b"content-length" in names and b"transfer-encoding" in names:  # whoever stands before us may read the other one
+        raise APIError(400, "a request has one length", code="invalid_http", headers={"Connection": "close"})
     if len(scope.get("raw_path") or b"") + len(scope.get("query_string", b"")) > limits.address_bytes:
         raise APIError(414, f"an address has at most {limits.address_bytes} bytes here", code="address_too_long")
     most = limits.upload_bytes if _is_upload(scope) else limits.body_bytes

@@ -19,6 +19,7 @@ class Limits:
         incoming_bytes: of all requests that are there at once.
         body_seconds: in which one must have come whole.
         headers: of a request.
+        header_bytes: of all of them.
         address_bytes: of the address that it names.
         depth: of JSON.
         items: of JSON: all its values, and the commas in its texts.
@@ -42,6 +43,7 @@ class Limits:
     incoming_bytes: int = 2 << 30
     body_seconds: float = 60.0
     headers: int = 100
+    header_bytes: int = 64 << 10
     address_bytes: int = 8192
     depth: int = 64
     items: int = 1 << 20

@@ -10,8 +10,10 @@ from typing import Protocol
 
 from fastapi import Request
 
+from omniform.inputs.fetch import DOWNLOAD_SECONDS
 from omniform.inputs.media_access import MediaAccess
-from omniform.serve.accounts import account_of
+from omniform.serve.accounts import CURRENT, account_of
+from omniform.serve.addresses import Addresses
 from omniform.serve.config import ServeConfig
 from omniform.serve.errors import APIError
 from omniform.serve.gate import Gate
@@ -65,6 +67,8 @@ class Desk:
         ready: whether it takes requests.
         lines: requests that are being answered.
         incoming: bytes of all of them.
+        fetching: addresses that are read for them.
+        addresses: that may be.
         metrics: what is counted.
     """
 
@@ -76,10 +80,13 @@ class Desk:
     ready: bool = False
     lines: set[Ends] = field(default_factory=set)
     incoming: int = 0
+    fetching: int = 0
+    addresses: Addresses = field(init=False)
     metrics: Metrics = field(init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self)
+        self.addresses = Addresses(self.config.allow_urls)
 
     @classmethod
     def of(cls, config: ServeConfig, shelf: Shelf | None = None) -> Desk:
@@ -109,9 +116,21 @@ class Desk:
         Raises:
             APIError: they do not.
         """
-        raise APIError(
-            400, "this server fetches no addresses; send the bytes as a data URL", code="address_not_allowed"
-        )
+        account, limits = CURRENT.get(), self.config.limits
+        left = limits.body_bytes - (0 if account is None else account.fetched)
+        if self.fetching >= limits.fetches:  # each holds a thread, of which others have need
+            self.addresses.check(url)
+            raise APIError(
+                429, "too many addresses are read now", code="too_many_fetches", headers={"Retry-After": "1"}
+            )
+        self.fetching += 1
+        try:
+            found = self.addresses.fetch(url, max(left, 1), min(DOWNLOAD_SECONDS, limits.seconds))
+        finally:
+            self.fetching -= 1
+        if account is not None:
+            account.fetched += len(found)
+        return found
 
     @contextlib.asynccontextmanager
     async def use(self, request: Request, name: str | None, priority: int = 0) -> AsyncIterator[Use]:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from omniform.serve.desk import Desk, Use
 from omniform.serve.errors import APIError
+from omniform.serve.wire import harmless
 from omniform.serve.writing import unless_gone
 
 T = TypeVar("T")
@@ -31,4 +32,4 @@ async def done(request: Request, desk: Desk, use: Use, work: Callable[[], T]) ->
 
 def ignored(names: list[str]) -> dict[str, str]:
     """The header that names fields that nobody here knows."""
-    return {"x-omniform-ignored": ", ".join(names)} if names else {}
+    return {"x-omniform-ignored": ", ".join(harmless(names))} if names else {}

@@ -35,10 +35,17 @@ AT_ONCE_SECONDS: Final = 2.0
 
 
 class Server(uvicorn.Server):
-    """Ends in steps: told once, it takes nothing more and finishes what runs; told twice, it ends at once."""
+    """Ends in steps: told once, it takes nothing more and finishes what runs; told twice, it ends at once.
 
-    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+    Args:
+        config: uvicorn's.
+        desk: the server's state.
+        owns_process: whether the process ends with it, whatever other threads do.
+    """
+
+    def __init__(self, config: uvicorn.Config, desk: Desk, *, owns_process: bool = False) -> None:
         super().__init__(config)
+        self._owns_process = owns_process
         self._desk = desk
         self._told = 0
         self._reloading: asyncio.Task[None] | None = None
@@ -58,6 +65,7 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._desk.begin_end)
         if self._told > 1:
             self.force_exit = True
+        if self._told > 1 and self._owns_process:
             late = threading.Timer(AT_ONCE_SECONDS, os._exit, (1,))
             late.daemon = True
             late.start()
@@ -128,7 +136,9 @@ def serve(
     _log_access()
     desk: Desk = app.state.desk
     try:
-        Server(settings(app, desk, ssl_certfile=tls_cert, ssl_keyfile=tls_key), desk).run(sockets=[listening])
+        Server(settings(app, desk, ssl_certfile=tls_cert, ssl_keyfile=tls_key), desk, owns_process=True).run(
+            sockets=[listening]
+        )
     finally:
         if uds is not None:
             Path(uds).unlink(missing_ok=True)

@@ -8,10 +8,11 @@ that is not enough, because a tokenizer leaves such spaces out, the message is r
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.serve.errors import APIError
@@ -86,29 +87,43 @@ class Typed:
 
     def _parts(self, parts: list[object], pattern: re.Pattern[str]) -> list[object]:
         """Texts side by side, which templates join, make no mark together."""
-        before = ""
-        for place, part in enumerate(parts):
-            text = part.get("text") if isinstance(part, dict) else None
-            if not isinstance(text, str):
-                before = ""
-                continue
-            if before and (mark := pattern.search(before[-256:] + text)) and mark.start() < len(before[-256:]):
-                parts[place] = {**part, "text": BREAK + text}  # type: ignore[dict-item]
-            before = text
+        texts = [
+            part["text"] if isinstance(part, dict) and isinstance(part.get("text"), str) else None for part in parts
+        ]
+        for beside, run in itertools.groupby(range(len(parts)), lambda place: texts[place] is not None):
+            places = list(run)
+            joined = "".join(texts[place] or "" for place in places) if beside and len(places) > 1 else ""
+            starts = [mark.start() for mark in pattern.finditer(joined)]
+            at, made = 0, ""
+            for place in places if starts else ():
+                text = str(texts[place])
+                own = [start - at for start in starts if 0 <= start - at < len(text)]
+                at += len(text)
+                for start in reversed(own):
+                    text = text[: start + 1] + BREAK + text[start + 1 :]
+                parts[place] = {**cast("dict[str, object]", parts[place]), "text": text}
+                made += text
+            if starts:
+                self._check(made)
         return parts
 
     def _text(self, text: str, pattern: re.Pattern[str]) -> str:
         found, hits = pattern.subn(_parted, text)
-        if hits and self.tokenizer is not None:
-            read = self.tokenizer(found, add_special_tokens=False)["input_ids"]
-            own = self.tokenizer("", add_special_tokens=False)["input_ids"]
-            assert isinstance(read, Sequence) and isinstance(own, Sequence)
-            if not self.ids.isdisjoint(set(read) - set(own)):
-                raise APIError(
-                    400, "a text spells special tokens of this model, which cannot be told from real ones",
-                    param="messages", code="special_tokens",
-                )  # fmt: skip
+        if hits:
+            self._check(found)
         return found
+
+    def _check(self, text: str) -> None:
+        if self.tokenizer is None:
+            return
+        read = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        own = self.tokenizer("", add_special_tokens=False)["input_ids"]
+        assert isinstance(read, Sequence) and isinstance(own, Sequence)
+        if not self.ids.isdisjoint(set(read) - set(own)):
+            raise APIError(
+                400, "a text spells special tokens of this model, which cannot be told from real ones",
+                param="messages", code="special_tokens",
+            )  # fmt: skip
 
 
 def _parted(mark: re.Match[str]) -> str:

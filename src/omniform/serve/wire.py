@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Final, Literal, TypeVar
 
 from fastapi import Request
@@ -39,7 +39,12 @@ class Asked(BaseModel):
 
     def ignored(self) -> list[str]:
         """Fields that nobody here knows, as a header can name them."""
-        return sorted({_STRANGE.sub("?", name[:64]) for name in self.model_extra or ()})[:MOST_NAMED]
+        return harmless(self.model_extra or ())
+
+
+def harmless(names: Iterable[str]) -> list[str]:
+    """Names that strangers give, as a header can hold them."""
+    return sorted({_STRANGE.sub("?", name[:64]) for name in names})[:MOST_NAMED]
 
 
 class StreamOptions(BaseModel):

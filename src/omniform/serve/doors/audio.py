@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import threading
@@ -23,6 +22,7 @@ from omniform.serve.doing import ignored
 from omniform.serve.errors import APIError
 from omniform.serve.hearing import Listening, ear_of, heard
 from omniform.serve.streams import Events, sent
+from omniform.serve.threads import in_thread
 from omniform.serve.uploads import Form, form_of
 from omniform.serve.writing import unless_gone
 
@@ -50,7 +50,7 @@ async def translations(request: Request) -> Response:
 
 async def _written(request: Request, *, translate: bool) -> Response:
     desk = desk_of(request)
-    form = await form_of(request, desk.config.limits.body_bytes)
+    form = await form_of(request, desk.config.limits.upload_bytes)
     shape = form.choice("response_format", FORMS, "json")
     times = _times(form, shape)
     stream = form.flag("stream") and not translate
@@ -64,7 +64,7 @@ async def _written(request: Request, *, translate: bool) -> Response:
         ear = ear_of(use, how)
         if use.adapter is not None:
             raise APIError(400, "an adapter hears nothing", param="model", code="model_not_supported")
-        seconds = await asyncio.to_thread(_length, form.file, desk)
+        seconds = await in_thread(lambda: _length(form.file, desk))
 
         def listen(over: threading.Event) -> Iterator[Utterance]:
             return ear(form.file, desk, over)

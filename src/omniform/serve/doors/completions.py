@@ -16,9 +16,11 @@ from starlette.responses import JSONResponse
 from omniform.engine.handle import Handle
 from omniform.engine.request import Completion, Piece, TokenLogprob
 from omniform.engine.stop import Pieces
+from omniform.serve.accounts import follow
 from omniform.serve.desk import Use, check_count, desk_of
 from omniform.serve.errors import APIError
 from omniform.serve.streams import Events, sent
+from omniform.serve.threads import in_thread
 from omniform.serve.told_tokens import Teller, Told
 from omniform.serve.wire import CompletionRequest, reads
 from omniform.serve.writing import FINISH, settings_of, unless_gone, usage_of
@@ -39,7 +41,7 @@ async def completions(
     _refuse(asked)
     stack = contextlib.AsyncExitStack()
     try:
-        use = await stack.enter_async_context(desk.use(request, asked.model))
+        use = await stack.enter_async_context(desk.use(request, asked.model, asked.priority))
         answer = Answer(use, asked, prompts, await _begun(use, asked, prompts, stack))
         headers = {"x-omniform-ignored": ", ".join(asked.ignored())} if asked.ignored() else {}
         seconds = desk.config.limits.seconds
@@ -91,12 +93,13 @@ async def _begun(
             where = "prompt" if len(prompts) == 1 else f"prompt.{place}"
             if not prompt:
                 raise APIError(400, f"{where}: it is empty", param=where, code="invalid_value")
-            handle = engine.submit(prompt, priority=asked.priority, reader=None, **settings)
+            handle = engine.submit(prompt, priority=use.priority(asked.priority), reader=None, **settings)
+            follow(handle)
             handles.append(handle)
             stack.callback(handle.cancel)
 
     handles: list[Handle] = []
-    await asyncio.to_thread(begin)
+    await in_thread(begin)
     return handles
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Final, cast
 
@@ -19,6 +18,7 @@ from omniform.serve.errors import APIError
 from omniform.serve.messages import messages_of
 from omniform.serve.showing import tokenizer_of
 from omniform.serve.spoken import check_variables
+from omniform.serve.threads import in_thread
 from omniform.serve.typed import Typed
 from omniform.serve.wire import Asked, Message, Tool, reads
 from omniform.serve.writing import longest_of
@@ -55,7 +55,7 @@ async def tokenize(request: Request, asked: Annotated[TokenizeRequest, Depends(r
         raise APIError(400, "prompt: either this or messages", param="prompt", code="invalid_value")
     async with desk.use(request, asked.model) as use:
         tokenizer = _tokenizer(use)
-        ids = await asyncio.to_thread(_ids, use, desk, asked, tokenizer)
+        ids = await in_thread(lambda: _ids(use, desk, asked, tokenizer))
         answer: dict[str, object] = {"count": len(ids), "max_model_len": longest_of(use.loaded.model), "tokens": ids}
         if asked.return_token_strs:
             answer["token_strs"] = tokenizer.convert_ids_to_tokens(ids)
@@ -74,7 +74,7 @@ async def detokenize(
         wrong = next((token for token in asked.tokens if not 0 <= token <= most), None)
         if wrong is not None:
             raise APIError(400, f"tokens: there is no token {wrong}", param="tokens", code="invalid_value")
-        text = await asyncio.to_thread(tokenizer.decode, asked.tokens)
+        text = await in_thread(lambda: tokenizer.decode(asked.tokens))
         return JSONResponse({"prompt": text}, headers=ignored(asked.ignored()))
 
 
