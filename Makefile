@@ -12,7 +12,7 @@ NATIVE := $(wildcard native/*.*)
 # Where `make bench` writes.
 OUT ?= out
 
-.PHONY: demo test quick check index bench exhaustive real hub clean
+.PHONY: demo test quick check index bench exhaustive real hub page-test clean
 
 ## demo: set up, then let the bundled checkpoints answer a question about a real picture, and hear a command
 demo: .venv/.run
@@ -50,6 +50,13 @@ hub: .venv/.run
 ## index: write what is generated from the families: the index of names, README's table
 index: .venv/.test
 	$(BIN)/python tools/index.py
+
+## page-test: the server's page in a real Chromium, which is installed where there is none; pictures of it in out/page
+page-test: .venv/.test
+	@command -v $${OMNIFORM_CHROMIUM:-chromium} >/dev/null || $$(command -v sudo) apt-get install -y --no-install-recommends chromium || \
+		{ echo "Install Chromium, or name one: OMNIFORM_CHROMIUM=/path/to/chrome make page-test"; exit 1; }
+	@mkdir -p $(OUT)/page
+	OMNIFORM_PAGE_SHOTS=$(abspath $(OUT))/page $(BIN)/python -m pytest -rs tests/serve/test_serve_page.py tests/serve/test_serve_chromium.py
 
 ## bench: the measurements of docs/benchmarks.md, side by side with the reference
 bench: .venv/.bench

@@ -45,6 +45,7 @@ function open(one) {
   thread.follow = true;
   thread.open(one);
   draw();
+  offer();
 }
 
 function start() {
@@ -274,15 +275,28 @@ async function ask() {
   pick.closest("label").hidden = !models.length;
   if (models.length && !models.includes(chat.model)) { chat.model = models[0]; if (!chat.messages.length) thread.open(chat); }
   draw();
+  offer();
 }
 
-/** Say before it is sent what a model does not read. */
-function warn(seen) {
-  const one = seen.models.find((other) => other.name === (chat.model || "").split(":")[0] || other.name === chat.model);
-  const wrong = one?.reads && composer.items.find((item) => !one.reads.includes(item.kind));
-  const note = find(".note");
+const MEDIA = { image: "pictures", audio: "sounds", video: "videos" };
+
+/** Offer what the model of the chat reads, and say before it is sent what it does not. */
+function offer() {
+  const one = engine.told?.models.find((other) => other.name === chat.model || chat.model?.startsWith(`${other.name}:`));
+  const reads = one?.reads || null, media = Object.keys(MEDIA).filter((kind) => !reads || reads.includes(kind));
+  find("#record").hidden = !media.includes("audio") && !composer.recorder;
+  const attach = find("#attach"), label = `Add ${media.map((kind) => MEDIA[kind]).join(" or ")}`;
+  attach.hidden = !media.length;
+  attach.title = label;
+  attach.setAttribute("aria-label", label);
+  find("#files").accept = media.map((kind) => `${kind}/*`).join(",");
+  const wrong = composer.items.find((item) => !media.includes(item.kind)), note = find(".note");
   note.classList.toggle("wrong", Boolean(wrong));
-  note.textContent = wrong ? `${one.name} reads no ${{ image: "pictures", audio: "sounds", video: "videos" }[wrong.kind]}: choose another model.` : "Chats stay in this browser. Models make mistakes.";
+  note.textContent = wrong ? `${one.name} reads no ${MEDIA[wrong.kind]}: choose another model.` : "Chats stay in this browser. Models make mistakes.";
+  if (String(thread.reads) !== String(reads)) {
+    thread.reads = reads;
+    if (!chat.messages.length) thread.sync();
+  }
 }
 
 const thread = new Thread(find("#thread"), actions);
@@ -291,8 +305,8 @@ const settings = new Settings((values) => { chat.settings = values; kept.set("se
 const engine = new EngineView(find("#engine"));
 
 engine.busy = () => runs.size > 0;
-engine.onlook = (seen) => { if (chat) warn(seen); };
-composer.onchange = () => { if (chat) { draw(); if (engine.told) warn(engine.told); } };
+engine.onlook = () => { if (chat) offer(); };
+composer.onchange = () => { if (chat) { draw(); offer(); } };
 thread.onscroll = (end) => { find("#latest").hidden = end; };
 find("#latest").addEventListener("click", () => { thread.toEnd(); composer.area.focus(); });
 find("#new").addEventListener("click", start);
@@ -306,7 +320,7 @@ find("#model").addEventListener("change", (event) => {
   kept.set("model", chat.model);
   save(chat, false);
   if (!chat.messages.length) thread.open(chat);
-  if (engine.told) warn(engine.told);
+  offer();
 });
 find("#export-all").addEventListener("click", () => download("chats.json", JSON.stringify({ omniform: 1, chats }, null, 1), "application/json"));
 find("#import").addEventListener("click", () => find("#import-file").click());

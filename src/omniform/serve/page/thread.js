@@ -6,7 +6,7 @@ import { show } from "./markdown.js";
 /** Shows a chat; `actions` are what can be done with a message: edit, retry, stop, results. */
 export class Thread {
   constructor(root, actions) {
-    Object.assign(this, { root, actions, chat: null, nodes: new Map(), follow: true });
+    Object.assign(this, { root, actions, chat: null, reads: null, nodes: new Map(), follow: true });
     root.addEventListener("scroll", () => {
       this.follow = root.scrollHeight - root.scrollTop - root.clientHeight < 60;
       this.onscroll?.(this.follow);
@@ -29,7 +29,7 @@ export class Thread {
       if (!messages.some((one) => one.id === id)) { node.remove(); this.nodes.delete(id); }
     }
     this.root.querySelector(".welcome")?.remove();
-    if (!messages.length) this.root.append(welcome(this.chat));
+    if (!messages.length) this.root.append(welcome(this.chat, this.reads));
     for (const message of messages) {
       let node = this.nodes.get(message.id);
       if (!node) {
@@ -103,7 +103,7 @@ export class Thread {
       }
       show(body, message.text);
       this.showCalls(calls, message);
-      acts.hidden = writing;
+      acts.hidden = writing || Boolean(message.problem && !message.text); // a problem has its own way to try again
       facts.textContent = factsOf(message);
       problem.hidden = !message.problem;
       if (message.problem) problem.replaceChildren(...this.problem(message));
@@ -165,10 +165,14 @@ function copier(label, text) {
   return press;
 }
 
-function welcome(chat) {
-  return h("div", { class: "welcome" },
-    h("p", { class: "hello" }, chat.model ? `Ask ${chat.model}` : "Ask away"),
-    h("p", {}, "Write below. Pictures and sounds can be dropped anywhere on this page, pasted, chosen or recorded."));
+const MEDIA = { image: "pictures", audio: "sounds", video: "videos" };
+
+/** What is to be seen before the first message; `reads` is what the model reads, where that is known. */
+function welcome(chat, reads) {
+  const media = Object.keys(MEDIA).filter((kind) => (reads || ["image", "audio"]).includes(kind)).map((kind) => MEDIA[kind]);
+  const words = media.join(", ").replace(/, (?=[^,]*$)/, " and ");
+  const how = media.length ? ` ${words[0].toUpperCase()}${words.slice(1)} can be dropped anywhere on this page, pasted${media.includes("sounds") ? ", recorded" : ""} or chosen.` : "";
+  return h("div", { class: "welcome" }, h("p", { class: "hello" }, chat.model ? `Ask ${chat.model}` : "Ask away"), h("p", {}, `Write below.${how}`));
 }
 
 function pretty(text) {
