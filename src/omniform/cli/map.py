@@ -39,6 +39,13 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
                      help="whose files records may name; the dataset's own by default")  # fmt: skip
     own.add_argument("--media-urls", choices=("none", "public", "any"), default="none",
                      help="addresses that records may name (%(default)s)")  # fmt: skip
+    own.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="have the workers be actors of a Ray cluster; of this machine's where no address is named",
+    )
     own.add_argument("--dtype", default="auto", help=DTYPES_HELP)
     own.add_argument("--memory", metavar="SIZE", help="of each worker's engine: 4GB, or auto")
     _add_cache(own)
@@ -50,7 +57,7 @@ def work(given: argparse.Namespace) -> int:
     """Answer what is not answered yet; 1 where some records could not be."""
     from omniform.cli.main import _settings
     from omniform.serve.mapping.job import WRITE, Job
-    from omniform.serve.mapping.run import Asked, run_map
+    from omniform.serve.mapping.run import Asked, Hiring, run_map
 
     settings = _settings(given)
     settings = drawing(settings) if given.task in (None, WRITE) else settings
@@ -68,11 +75,17 @@ def work(given: argparse.Namespace) -> int:
         urls=given.media_urls,
         roots=tuple(given.media_root),
     )
+    ours: dict[str, Hiring] = {}
+    if given.ray is not None:
+        from omniform.serve.mapping.actors import actors
+
+        ours["hiring"] = actors(given.ray or None)
     asked = Asked(
         workers=given.workers,
         retries=given.retries,
         shard=given.shard_size,
         lenient=given.keep_going,
         merge=given.merge,
+        **ours,
     )
     return 1 if run_map(job, given.dataset, given.out, asked, task=given.task).faults else 0

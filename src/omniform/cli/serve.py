@@ -52,6 +52,12 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
         "--allow-special-tokens", action="store_true", help="special tokens that clients type are no mere text"
     )
     own.add_argument("--log-prompts", action="store_true", help="write what clients ask into the log")
+    cluster = own.add_argument_group("cluster", "Replicas on a Ray cluster (extra ray).")
+    cluster.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS", help="of a cluster; of this machine's by default"
+    )
+    cluster.add_argument("--replicas", type=int, default=1, metavar="N", help="how many, or at least (%(default)s)")
+    cluster.add_argument("--max-replicas", type=int, metavar="N", help="have more, up to so many, when many ask")
     own.set_defaults(work=work, command=own)
 
 
@@ -77,6 +83,14 @@ def work(given: argparse.Namespace) -> None:
         typed_tokens=given.allow_special_tokens,
         limits=_limits(given),
     )
+    if given.ray is not None:
+        from omniform.serve.ray.running import serve_on_ray
+
+        refused = next((name for name in ("uds", "tls_cert", "tls_key") if vars(given)[name] is not None), None)
+        if refused is not None:
+            raise InputError("Ray's proxies do not answer so", where=f"--{refused.replace('_', '-')}")
+        serve_on_ray(config, given.ray or None, given.host, given.port, given.replicas, given.max_replicas)
+        return
     serve(config, host=given.host, port=given.port, uds=given.uds, tls_cert=given.tls_cert, tls_key=given.tls_key)
 
 

@@ -12,13 +12,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 from omniform.core.errors import OmniformError, brief
 from omniform.serve.mapping.folder import Folder
-from omniform.serve.mapping.job import Job
+from omniform.serve.mapping.job import Job, Record
 from omniform.serve.mapping.lines import answers
 from omniform.serve.mapping.source import Cut, records_of
 
@@ -54,11 +54,34 @@ class Meter:
 def work_shard(
     answerer: Answerer, folder: Folder, path: Path, cut: Cut, task: str, tell: Tell, *, alone: bool = False
 ) -> tuple[int, int]:
-    """Answer a shard and keep its results.
+    """Answer a shard and keep its results; see :func:`kept`."""
+    meter = Meter(tell)
+
+    def answered(records: Sequence[Record]) -> list[dict[str, object]]:
+        if alone:
+            tell({"said": "at", "index": records[0].index})
+        lines = answers(answerer, records, meter.count)
+        if not alone:
+            meter.flush()
+        return lines
+
+    return kept(answered, folder, path, cut, task, alone=alone)
+
+
+def kept(
+    answered: Callable[[Sequence[Record]], Sequence[Mapping[str, object]]],
+    folder: Folder,
+    path: Path,
+    cut: Cut,
+    task: str,
+    *,
+    alone: bool,
+) -> tuple[int, int]:
+    """Have a shard answered and keep its results.
 
     Args:
-        alone: one record after another, each told of before it is begun and kept when it is done: who dies says of
-            which, and what was done stays.
+        answered: makes a line of each record.
+        alone: one record after another, each kept when it is done: whoever dies says of which, and what was done stays.
 
     Returns:
         How many results and how many faults.
@@ -66,24 +89,20 @@ def work_shard(
     Raises:
         RepoError: they cannot be written.
     """
-    meter = Meter(tell)
     records = records_of(path, cut, task)
+    lines: Sequence[Mapping[str, object]]
     if alone:
         known = folder.noted(cut.number)
         for record in records:
-            if record.index in known:
-                meter.count(0)
-                continue
-            tell({"said": "at", "index": record.index})
-            (line,) = answers(answerer, [record], meter.count)
-            folder.note(cut.number, {"index": record.index, "line": line})
-            known[record.index] = {"line": line}
-        lines = [known[record.index]["line"] for record in records]
+            if record.index not in known:
+                (line,) = answered([record])
+                folder.note(cut.number, {"index": record.index, "line": line})
+                known[record.index] = {"line": line}
+        lines = [cast("Mapping[str, object]", known[record.index]["line"]) for record in records]
     else:
-        lines = list(answers(answerer, records, meter.count))
-    meter.flush()
-    results = [line for line in lines if isinstance(line, dict) and not line.get("error")]
-    faults = [line for line in lines if isinstance(line, dict) and line.get("error")]
+        lines = answered(records)
+    results = [line for line in lines if not line.get("error")]
+    faults = [line for line in lines if line.get("error")]
     folder.finish(cut.number, results, faults)
     return len(results), len(faults)
 

@@ -1,0 +1,25 @@
+"""The server on a Ray cluster (extra ``ray``): replicas that come and go, and requests that find the one which has
+their beginning. :mod:`omniform.serve.ray.application` and :mod:`omniform.serve.ray.router` need Ray to be imported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from omniform.serve.ray_routes import Call
+
+if TYPE_CHECKING:
+    from omniform.serve.ray.application import OmniformDeployment, OmniformDoor, application
+    from omniform.serve.ray.router import PrefixRouter
+
+__all__ = ["Call", "OmniformDeployment", "OmniformDoor", "PrefixRouter", "application"]
+
+_FROM: Final = {"PrefixRouter": "router"}
+
+
+def __getattr__(name: str) -> object:
+    """What needs Ray, which is imported when it is asked for."""
+    if name not in __all__:
+        raise AttributeError(name)
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_FROM.get(name, 'application')}"), name)

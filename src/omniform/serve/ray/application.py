@@ -1,0 +1,238 @@
+"""Deployments of Ray Serve: replicas of the server, and the door that leads to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Final, cast
+
+from ray import serve
+from ray.exceptions import RayActorError, TaskCancelledError
+from ray.serve.config import RequestRouterConfig
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from omniform.serve.app import create_app
+from omniform.serve.config import ServeConfig
+from omniform.serve.errors import APIError
+from omniform.serve.ray.router import PrefixRouter
+from omniform.serve.ray_routes import Call, beginning_of
+from omniform.serve.wire import body_of
+
+log = logging.getLogger("omniform.serve")
+
+TRIES: Final = 4
+"""Replicas that a request is tried at, as long as nothing of an answer was sent."""
+
+HEAD: Final = {"node:__internal_head__": 0.001}
+"""Where the door stands: beside what no cluster lives without, so that no other node's death closes it."""
+
+Message = MutableMapping[str, object]
+
+
+class Replica:
+    """A server in one process of the cluster.
+
+    Args:
+        config: its settings.
+    """
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._config = config
+        self._app = create_app(config)
+        self._lifespan = contextlib.AsyncExitStack()
+        self._begun = asyncio.Lock()
+        self._alive = False
+
+    async def _begin(self) -> None:
+        async with self._begun:
+            if not self._alive:
+                await self._lifespan.enter_async_context(self._app.router.lifespan_context(self._app))
+                self._alive = True
+
+    async def check_health(self) -> None:
+        """Whether it lives; it is ready with its first model."""
+        await self._begin()
+
+    async def ask(self, call: Call) -> AsyncIterator[Message]:
+        """What the server answers, message by message as ASGI has them."""
+        await self._begin()
+        said: asyncio.Queue[Message | None] = asyncio.Queue(64)
+        over = asyncio.Event()
+        sent = False
+
+        async def receive() -> Message:
+            nonlocal sent
+            if sent:
+                await over.wait()
+                return {"type": "http.disconnect"}
+            sent = True
+            return {"type": "http.request", "body": call.body, "more_body": False}
+
+        async def answer() -> None:
+            try:
+                await self._app(scope_of(call), receive, said.put)
+            except Exception:  # told to the client by now; Starlette raises it once more for the log
+                log.debug("a request failed", exc_info=True)
+            finally:
+                await said.put(None)
+
+        task = asyncio.create_task(answer())
+        try:
+            while (message := await said.get()) is not None:
+                yield message
+        finally:  # the client may have gone: the server is told, and its engine with it
+            over.set()
+            task.cancel()
+
+    async def __call__(self, request: Request) -> Response:
+        """The same as an application of its own, without a door."""
+        try:
+            call = await call_of(request, self._config.limits.body_bytes)
+        except APIError as error:
+            return error.response()
+        messages = self.ask(call)
+        return streamed(await anext(messages), messages)
+
+
+class Door:
+    """Reads requests, and hands each to the replica that has its beginning.
+
+    Args:
+        replicas: a handle of :data:`OmniformDeployment`.
+        body_bytes: of a request at most.
+    """
+
+    def __init__(self, replicas: DeploymentHandle, body_bytes: int) -> None:
+        self._replicas = replicas.options(method_name="ask", stream=True)
+        self._limit = body_bytes
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request. A replica that dies before it has said anything is made up for by another."""
+        try:
+            call = await call_of(request, self._limit)
+        except APIError as error:
+            return error.response()
+        for _ in range(TRIES):
+            answer = self._replicas.remote(call)
+            try:
+                first = await anext(answer)
+            except (RayActorError, TaskCancelledError, StopAsyncIteration) as error:
+                log.warning("a replica is gone (%s); its request goes to another", type(error).__name__)
+                continue
+            except BackPressureError:
+                return APIError(
+                    429, "too many requests are waiting", code="queue_full", headers={"Retry-After": "1"}
+                ).response()
+            return streamed(first, _rest(answer))
+        return APIError(
+            503, "no replica lives long enough to answer", code="no_replica", headers={"Retry-After": "5"}
+        ).response()
+
+
+async def call_of(request: Request, limit: int) -> Call:
+    """A request with its body.
+
+    Raises:
+        APIError: it is too large, or did not come whole.
+    """
+    body = await body_of(request, limit)
+    return Call(
+        method=request.method,
+        path=request.url.path,
+        query=cast(bytes, request.scope.get("query_string", b"")),
+        headers=tuple((bytes(name), bytes(value)) for name, value in request.scope["headers"]),
+        body=body,
+        client=request.client.host if request.client is not None else "",
+        key=beginning_of(body),
+    )
+
+
+def scope_of(call: Call) -> Message:
+    """A request as ASGI has it."""
+    return {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "scheme": "http",
+        "method": call.method, "path": call.path, "raw_path": call.path.encode(), "root_path": "",
+        "query_string": call.query, "headers": [*call.headers], "client": (call.client, 0), "server": ("omniform", 80),
+        "state": {},
+    }  # fmt: skip
+
+
+async def _rest(answer: object) -> AsyncIterator[Message]:
+    messages = cast("AsyncIterator[Message]", answer)
+    try:
+        async for message in messages:
+            yield message
+    finally:
+        cancel = cast(DeploymentHandle, answer).cancel
+        with contextlib.suppress(Exception):
+            cancel()
+
+
+def streamed(first: Message, messages: AsyncIterator[Message]) -> Response:
+    """An answer that goes on as its messages come.
+
+    Args:
+        first: how it begins: ``http.response.start``.
+        messages: its pieces.
+    """
+
+    async def pieces() -> AsyncIterator[bytes]:
+        async with contextlib.aclosing(messages) as held:  # type: ignore[type-var]
+            async for message in held:
+                if message.get("body"):
+                    yield cast(bytes, message["body"])
+
+    response = StreamingResponse(pieces(), cast(int, first["status"]))
+    response.raw_headers = [
+        (bytes(name), bytes(value)) for name, value in cast("list[tuple[bytes, bytes]]", first["headers"])
+    ]
+    return response
+
+
+OmniformDeployment = serve.deployment(
+    name="omniform",
+    max_ongoing_requests=256,
+    health_check_period_s=5.0,
+    graceful_shutdown_timeout_s=60.0,
+    request_router_config=RequestRouterConfig(request_router_class=PrefixRouter),
+)(Replica)
+"""Replicas of a server: ``OmniformDeployment.options(num_replicas=2).bind(config)``, for an application of one's own:
+an ingress by itself, or behind :data:`OmniformDoor`, or asked through its handle
+(``handle.options(stream=True).ask.remote(call)``)."""
+
+OmniformDoor = serve.deployment(name="omniform-door", max_ongoing_requests=4096)(Door)
+"""What answers HTTP: ``OmniformDoor.bind(replicas, body_bytes)``."""
+
+
+def application(
+    config: ServeConfig, *, replicas: int = 1, most: int | None = None, busy: float = 16.0, cores: float = 1.0,
+    chips: float = 0.0,
+) -> serve.Application:  # fmt: skip
+    """A server on a cluster.
+
+    Args:
+        config: its settings.
+        replicas: how many there are, or at least.
+        most: how many there may be where many ask; None: always ``replicas``.
+        busy: requests of a replica at once, beyond which there are to be more of them.
+        cores: of a node that a replica takes.
+        chips: GPUs of a node that it takes.
+    """
+    scale: dict[str, object] = {"num_replicas": replicas}
+    if most is not None:
+        scale = {
+            "autoscaling_config": {"min_replicas": replicas, "max_replicas": most, "target_ongoing_requests": busy}
+        }
+    bound = OmniformDeployment.options(
+        ray_actor_options={"num_cpus": cores, "num_gpus": chips},
+        max_ongoing_requests=config.limits.running + config.limits.waiting,
+        **scale,
+    ).bind(config)
+    return OmniformDoor.options(ray_actor_options={"num_cpus": 0, "resources": HEAD}).bind(
+        bound, config.limits.body_bytes
+    )
