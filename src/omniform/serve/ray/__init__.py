@@ -1,5 +1,5 @@
 """The server on a Ray cluster (extra ``ray``): replicas that come and go, and requests that find the one which has
-their beginning. :mod:`omniform.serve.ray.application` and :mod:`omniform.serve.ray.router` need Ray to be imported."""
+their beginning. :mod:`omniform.serve.ray.deployment` and :mod:`omniform.serve.ray.router` need Ray to be imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from omniform.serve.ray_routes import Call
 
 if TYPE_CHECKING:
-    from omniform.serve.ray.application import OmniformDeployment, OmniformDoor, application
+    from omniform.serve.ray.deployment import OmniformDeployment, OmniformDoor, application
     from omniform.serve.ray.router import PrefixRouter
 
 __all__ = ["Call", "OmniformDeployment", "OmniformDoor", "PrefixRouter", "application"]
@@ -22,4 +22,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(name)
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_FROM.get(name, 'application')}"), name)
+    return getattr(import_module(f"{__name__}.{_FROM.get(name, 'deployment')}"), name)

@@ -35,7 +35,7 @@ def serve_on_ray(
     connect(address)
     from ray import serve
 
-    from omniform.serve.ray.application import application
+    from omniform.serve.ray.deployment import application
 
     over = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
