@@ -99,6 +99,18 @@ def test_a_model_that_nobody_asked_for_is_named() -> None:
         assert raw.get("/engine").json()["models"] == [{"name": "scenes", "loaded": False}]
 
 
+def test_where_keys_are_asked_for_the_page_comes_without_and_counts_do_not(tmp_path: Path) -> None:
+    """It is on the page that a person types the key in."""
+    keys = tmp_path / "keys"
+    keys.write_text("me:sk-0123456789abcdef0123456789abcdef\n")
+    keys.chmod(0o600)
+    with serving(preload=False, keys=(str(keys),)) as server, server.raw() as raw:
+        assert raw.get("/").status_code == raw.get("/page/app.js").status_code == 200
+        assert raw.get("/engine").status_code == 401
+        given = {"Authorization": "Bearer sk-0123456789abcdef0123456789abcdef"}
+        assert raw.get("/engine", headers=given).status_code == 200
+
+
 def test_the_wheel_holds_it() -> None:
     wheel = pytest.importorskip("hatchling.builders.wheel")
     held = {file.distribution_path for file in wheel.WheelBuilder(str(ROOT)).recurse_included_files()}

@@ -23,9 +23,6 @@ router = APIRouter()
 FILES: Final = Path(__file__).parents[1] / "page"
 """What the page is made of."""
 
-PUBLIC: Final = ("/", "/page/")
-"""What anybody may read: it holds nothing but the page, which is where a person types in a key."""
-
 TYPES: Final[Mapping[str, str]] = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
