@@ -116,7 +116,7 @@ def test_replicas(cluster: object, model: Path) -> None:
         cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
         for thread in threads:
             thread.join(200)
-        assert not failures and len(answers) == 36
+        assert failures == [] and len(answers) == 36
         end = time.monotonic() + 120  # it is made up for by another
         while serve.status().applications["default"].status != "RUNNING":
             assert time.monotonic() < end

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, MutableMapping
 from typing import Final, cast
 
 from ray import serve
-from ray.exceptions import RayActorError, TaskCancelledError
+from ray.exceptions import RayError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
@@ -120,15 +120,15 @@ class Door:
         for _ in range(TRIES):
             answer = self._replicas.remote(call)
             try:
-                first = await anext(answer)
-            except (RayActorError, TaskCancelledError, StopAsyncIteration) as error:
+                first, body = await anext(answer), await anext(answer)  # only with a body is anything sent
+            except (RayError, StopAsyncIteration) as error:
                 log.warning("a replica is gone (%s); its request goes to another", type(error).__name__)
                 continue
             except BackPressureError:
                 return APIError(
                     429, "too many requests are waiting", code="queue_full", headers={"Retry-After": "1"}
                 ).response()
-            return streamed(first, _rest(answer))
+            return streamed(first, _rest(answer, body))
         return APIError(
             503, "no replica lives long enough to answer", code="no_replica", headers={"Retry-After": "5"}
         ).response()
@@ -162,9 +162,10 @@ def scope_of(call: Call) -> Message:
     }  # fmt: skip
 
 
-async def _rest(answer: object) -> AsyncIterator[Message]:
+async def _rest(answer: object, first: Message) -> AsyncIterator[Message]:
     messages = cast("AsyncIterator[Message]", answer)
     try:
+        yield first
         async for message in messages:
             yield message
     finally:
