@@ -40,6 +40,17 @@ def touched(folder: Path) -> int:
     return found
 
 
+def likely(model: omniform.Model) -> list[float]:
+    """How likely each token of a text is after those before it, by an engine."""
+    done = omniform.Engine(model).generate(IDS[0].tolist(), max_new_tokens=1, do_sample=False, prompt_logprobs=0)
+    assert done.prompt_logprobs is not None
+    return [note.logprob for note in done.prompt_logprobs if note is not None]
+
+
+def off(found: list[float], exact: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(found, exact, strict=True))
+
+
 def computed(rank: int, world: int, folders: dict[str, Path]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, folder in folders.items():
@@ -54,27 +65,23 @@ def computed(rank: int, world: int, folders: dict[str, Path]) -> dict[str, objec
         omniform.AutoModelForCausalLM.from_pretrained(folders["llama"], tp_plan="auto", tp_size=world + 1)
     for dtype in DTYPES:
         model = omniform.AutoModelForCausalLM.from_pretrained(folders["llama"], tp_plan="auto", dtype=dtype)
-        engine = omniform.Engine(model)
-        found[dtype] = engine.generate(IDS[0].tolist(), max_new_tokens=6, do_sample=False, logprobs=0)
-        found[dtype] = [(n.token, n.logprob) for n in found[dtype].sequences[0].logprobs]
+        found[dtype] = likely(model)
     return found
 
 
 def test_each_process_reads_its_part_and_computes_in_any_numbers(folders: dict[str, Path]) -> None:
     alone = {}
-    for dtype in DTYPES:
+    for dtype in ("float32", *DTYPES):
         model = omniform.AutoModelForCausalLM.from_pretrained(folders["llama"], dtype=dtype)
-        done = omniform.Engine(model).generate(IDS[0].tolist(), max_new_tokens=6, do_sample=False, logprobs=0)
-        alone[dtype] = [(n.token, n.logprob) for n in done.sequences[0].logprobs]
+        alone[dtype] = likely(model)
     for found in all_of(computed, 2, folders["llama"].parent / "run", folders):
         for name, folder in folders.items():
             whole = (folder / "model.safetensors").stat().st_size
             assert 0 < found[name] < 0.62 * whole, f"{name}: {found[name]} of {whole} bytes"
         for dtype in DTYPES:
-            mine, theirs = found[dtype], alone[dtype]
-            assert [token for token, _ in mine] == [token for token, _ in theirs], dtype
-            worst = max(abs(a - b) for (_, a), (_, b) in zip(mine, theirs, strict=True))
-            assert worst < (0.1 if dtype == "bfloat16" else 0.02), f"{dtype}: off by {worst}"
+            # What is rounded is rounded part by part: no further from the truth than by one process.
+            mine, theirs = off(alone[dtype], alone["float32"]), off(found[dtype], alone["float32"])
+            assert theirs < 2 * mine + 0.01, f"{dtype}: off by {theirs}, by one process {mine}"
 
 
 @pytest.mark.parametrize(("heads", "kv", "count"), [(8, 8, 3), (14, 2, 2), (14, 2, 4), (8, 1, 4), (6, 3, 3), (4, 4, 4)])
