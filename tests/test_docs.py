@@ -330,3 +330,12 @@ def test_the_page_of_fewer_bits(capsys):
     for number, code in enumerate(blocks("docs/quantization.md")):
         exec(compile(code, f"docs/quantization.md, example {number}", "exec"), {"__name__": "__main__"})
     assert "int4" in capsys.readouterr().out
+
+
+def test_the_page_on_the_server(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for number, code in enumerate(blocks("docs/serve.md")):
+        exec(compile(code, f"docs/serve.md, example {number}", "exec"), names)
+    said = capsys.readouterr().out
+    assert "circle" in said and len(said.splitlines()) >= 7

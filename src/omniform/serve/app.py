@@ -26,6 +26,7 @@ from omniform.serve.doors import (
     page,
     pipelines,
     ranking,
+    responses,
     speech,
     tokens,
     watching,
@@ -38,7 +39,20 @@ log = logging.getLogger("omniform.serve")
 
 DOORS = tuple(
     door.router
-    for door in (chat, completions, embeddings, ranking, audio, speech, tokens, pipelines, models, page, watching)
+    for door in (
+        chat,
+        responses,
+        completions,
+        embeddings,
+        ranking,
+        audio,
+        speech,
+        tokens,
+        pipelines,
+        models,
+        page,
+        watching,
+    )
 )
 """What can be asked for."""
 

@@ -17,6 +17,7 @@ from omniform.serve.addresses import Addresses
 from omniform.serve.config import ServeConfig
 from omniform.serve.errors import APIError
 from omniform.serve.gate import Gate
+from omniform.serve.kept_responses import Responses
 from omniform.serve.keys import HIGHEST_PRIORITY, Keys
 from omniform.serve.metrics import Metrics
 from omniform.serve.shelf import Loaded, Shelf
@@ -70,6 +71,7 @@ class Desk:
         fetching: addresses that are read for them.
         addresses: that may be.
         metrics: what is counted.
+        responses: that later ones go on from.
     """
 
     config: ServeConfig
@@ -83,6 +85,7 @@ class Desk:
     fetching: int = 0
     addresses: Addresses = field(init=False)
     metrics: Metrics = field(init=False)
+    responses: Responses = field(default_factory=Responses)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self)

@@ -70,4 +70,11 @@ class Stream(StreamingResponse):
 
 def event_of(told: Mapping[str, object]) -> bytes:
     """One event."""
-    return b"data: " + json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    kind = told.get("type")
+    head = f"event: {kind}\n".encode() if isinstance(kind, str) else b""  # what is told in typed events names them
+    return (
+        head
+        + b"data: "
+        + json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        + b"\n\n"
+    )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from omniform.embeddings.embedder import Embedder
 from omniform.embeddings.features import MASK, SENTENCE, tensor_of
+from omniform.serve.accounts import spent
 from omniform.serve.desk import check_count, desk_of
 from omniform.serve.doing import done, ignored
 from omniform.serve.errors import APIError
@@ -55,6 +56,7 @@ async def embeddings(
     async with desk.use(request, asked.model) as use:
         embedder = use.loaded.crafts.embedder()
         found = await done(request, desk, use, lambda: vectors_of(embedder, given, asked.dimensions))
+        spent(found.tokens)
         as_text = asked.encoding_format == "base64"
         data = [
             {"object": "embedding", "index": place, "embedding": _coded(row) if as_text else row.tolist()}

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 
 from omniform.embeddings.embedder import Embedder
 from omniform.pipelines.base import Pipeline
+from omniform.serve.accounts import spent
 from omniform.serve.crafts import Stacked
 from omniform.serve.desk import check_count, desk_of
 from omniform.serve.doing import done, ignored
@@ -163,4 +164,5 @@ def _head(kind: str, model: str) -> dict[str, object]:
 
 
 def _usage(tokens: int) -> dict[str, object]:
+    spent(tokens)
     return {"prompt_tokens": tokens, "total_tokens": tokens}
