@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -112,6 +114,27 @@ def ready(client: httpx.Client) -> None:
         time.sleep(0.1)
 
 
+def test_a_process_ends_when_what_runs_is_through(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path, "own")
+    with process("--tls-cert", cert, "--tls-key", key) as (running, url):
+        assert url.startswith("https://")
+        with httpx.Client(base_url=url, verify=ssl.create_default_context(cafile=cert), timeout=120) as client:
+            ready(client)
+            running.send_signal(signal.SIGHUP)  # reads all anew, and drops nobody
+            lines = []
+            with client.stream("POST", CHAT, json={**ASKED, "stream": True}) as answer:
+                for line in answer.iter_lines():
+                    if not lines:
+                        running.send_signal(signal.SIGTERM)
+                    lines.append(line)
+            assert lines[-2] == "data: [DONE]" and '"finish_reason":"length"' in lines[-4]
+        assert running.wait(60) == 0
+        assert running.stdout is not None
+        told = [json.loads(line) for line in running.stdout]
+        assert told[-1]["generated_tokens"] > 100 and told[-1]["status"] == 200
+        assert "secret" not in json.dumps(told)
+
+
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     name = str(tmp_path / "socket")
     with process("--uds", name, "--log-prompts") as (running, url):
@@ -128,7 +151,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
             time.sleep(0.3)
             running.send_signal(signal.SIGTERM)
             running.wait(15)
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 15 and running.returncode is not None
             line.close()
         assert running.stdout is not None
         assert "A secret word." in running.stdout.read()

@@ -69,7 +69,8 @@ class Server(uvicorn.Server):
             late = threading.Timer(AT_ONCE_SECONDS, os._exit, (1,))
             late.daemon = True
             late.start()
-        super().handle_exit(sig, frame)
+        # uvicorn's own would raise the signal again at the end, before what is to be cleared away is.
+        self.should_exit = True
 
     def reload(self) -> None:
         """Read the keys anew, and the models that are loaded."""
