@@ -71,6 +71,17 @@ def test_a_stream(client: openai.OpenAI, expected: str) -> None:
     assert len({one.id for one in chunks}) == 1
 
 
+def test_a_connection_is_kept_after_a_stream(served: Served) -> None:
+    """An answer that is whole is no client that went away."""
+    body = {"model": "scenes", "messages": DESCRIBE, "stream": True, "max_tokens": 2, "temperature": 0}
+    with served.raw() as raw:
+        for _ in range(20):
+            answer = raw.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 200 and answer.text.endswith("data: [DONE]\n\n")
+        connections = {id(one) for one in raw._transport._pool.connections}
+    assert len(connections) == 1
+
+
 def test_several_answers_and_a_seed(client: openai.OpenAI) -> None:
     asked = {"model": "scenes", "messages": DESCRIBE, "n": 3, "temperature": 1.5, "seed": 7, "max_tokens": 8}
     first, again = (client.chat.completions.create(**asked) for _ in range(2))

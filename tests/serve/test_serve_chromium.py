@@ -203,6 +203,7 @@ def test_chats_outlive_the_page(page: Page) -> None:
     ask(page, "Another question")
     answered(page)
     page.reload()
+    page.locator(".chats .words").nth(1).wait_for()
     assert page.locator(".chats .words").all_inner_texts() == ["Another question", "The first question"]
     assert page.locator(".user .bubble").inner_text() == "Another question"
     page.get_by_role("button", name="The first question", exact=True).click()

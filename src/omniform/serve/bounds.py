@@ -79,7 +79,7 @@ class Line:
         self._watching: asyncio.Task[None] | None = None
         self._running: asyncio.Future[None] | None = None
         self._why: APIError | None = None
-        self._begun = self._streams = False
+        self._begun = self._streams = self._ended = False
         self._refused: APIError | None = None
 
     async def answered_by(self, app: ASGIApp, seconds: float) -> None:
@@ -190,7 +190,8 @@ class Line:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._gone.set()
-        self.end(APIError(GONE, "the client went away", code="client_closed_request"))
+        if not self._ended:  # whoever serves says so too when an answer is whole
+            self.end(APIError(GONE, "the client went away", code="client_closed_request"))
 
     # -- to the client -------------------------------------------------------------------------------------------------
 
@@ -211,6 +212,7 @@ class Line:
             await self._sent({**message, "more_body": True})
             await self._drain()
             message = {"type": "http.response.body", "body": b"", "more_body": False}
+        self._ended = self._ended or last
         await self._sent(message)
 
     async def _sent(self, message: Message) -> None:
