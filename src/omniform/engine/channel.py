@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from datetime import timedelta
+from enum import Enum
 from typing import Final, cast
 
 import numpy as np
@@ -103,8 +104,34 @@ class _Pickler(pickle.Pickler):
         return cast(tuple[Callable[..., object], tuple[object, ...]], NotImplemented)
 
 
+_PLAIN: Final = frozenset({
+    *(("builtins", name) for name in ("object", "set", "frozenset", "slice", "range", "complex", "bytearray")),
+    *(("collections", name) for name in ("deque", "OrderedDict")),
+    *(("numpy", name) for name in ("ndarray", "dtype")),
+    *((f"numpy.{core}.multiarray", name) for core in ("_core", "core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("_core", "core")),
+    ("torch", "Size"), ("omniform.core.context", "Taps"),
+})  # fmt: skip
+"""What a message may hold beside our own values: by the module and the name that a pickle calls it."""
+
+
 class _Unpickler(pickle.Unpickler):
-    """The inverse: this process's own state, tensors on its own device."""
+    """The inverse: this process's own state, tensors on its own device.
+
+    A message comes from the process that leads this one, over the process group that both were started in. All the same
+    it can only make values: our own data classes and enumerations, and what :data:`_PLAIN` names.
+    """
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) in _PLAIN:
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
+            return found
+        if module.startswith("omniform."):
+            kind = super().find_class(module, name)
+            if isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, (Enum, tuple))):
+                return kind
+        raise pickle.UnpicklingError(f"no value of a message: {module}.{name}")
 
     def __init__(self, file: io.BytesIO, state: object, device: torch.device) -> None:
         super().__init__(file)

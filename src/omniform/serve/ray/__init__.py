@@ -3,7 +3,7 @@ their beginning. :mod:`omniform.serve.ray.deployment` and :mod:`omniform.serve.r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from omniform.serve.ray_routes import Call
 
@@ -13,13 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "OmniformDeployment", "OmniformDoor", "PrefixRouter", "application"]
 
-_FROM: Final = {"PrefixRouter": "router"}
-
 
 def __getattr__(name: str) -> object:
     """What needs Ray, which is imported when it is asked for."""
     if name not in __all__:
         raise AttributeError(name)
-    from importlib import import_module
+    from omniform.serve.ray import deployment, router
 
-    return getattr(import_module(f"{__name__}.{_FROM.get(name, 'deployment')}"), name)
+    return router.PrefixRouter if name == "PrefixRouter" else vars(deployment)[name]
