@@ -389,7 +389,7 @@ def _eval(given: argparse.Namespace) -> None:
 def _nothing(given: argparse.Namespace) -> None:
     raise InputError(
         "there is no command",
-        expected="run, chat, inspect, embed, eval, search, train or modular",
+        expected="run, chat, serve, map, inspect, embed, eval, quantize, search, train or modular",
         remedy="See omniform --help.",
     )
 
