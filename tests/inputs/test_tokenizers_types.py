@@ -37,6 +37,7 @@ ZOO = {
 }  # fmt: skip
 
 GOOD = {
+    "response": "hello",
     "text": "hello", "token_ids": [5, 6], "sequences": [[5, 6]], "encoded_inputs": {"input_ids": [5]},
     "new_tokens": ["zz"], "special_tokens": {"pad_token": "[PAD]"}, "token": "hello", "index": 5, "tokens": ["hello"],
     "ids": [5], "name": "pad_token", "value": "[PAD]", "token_ids_0": [5], "conversation": [], "kind": None,
@@ -69,6 +70,12 @@ def methods(owner: object) -> list[str]:
 def tok(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     make = {"bert": bert, "whisper": whisper}[request.param]
     return ours(make(tmp_path_factory.mktemp("types") / "folder"))
+
+
+@pytest.mark.parametrize("kind", sorted(ZOO))
+def test_answers_and_their_prompts(tok, kind: str) -> None:
+    for given in ({"response": ZOO[kind], "prefix": ""}, {"response": "x", "prefix": ZOO[kind]}):
+        try_it(tok.parse_response, **given)
 
 
 @pytest.mark.parametrize("kind", sorted(ZOO))

@@ -158,7 +158,8 @@ class Conversing(Habits):
         if prefix is None:
             raise InputError("an answer is read beside its prompt", where="prefix", expected='the prompt, or ""')
         texts, many = self._texts(response)
-        before, several = self._texts(prefix or "")
+        empty = isinstance(prefix, (str, list, tuple)) and not prefix
+        before, several = self._texts("" if empty else prefix)
         before = before if several else before * len(texts)
         if len(before) != len(texts):
             raise InputError("there is no prompt for each answer", where="prefix", expected=f"{len(texts)} of them",
