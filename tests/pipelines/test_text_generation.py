@@ -11,7 +11,7 @@ import torch
 
 from checkpoints import text_checkpoint
 from omniform import Chat, GenerationConfig, pipeline, set_seed
-from omniform.core.errors import InputError, UnknownArgumentError
+from omniform.core.errors import InputError, LengthError, UnknownArgumentError
 from omniform.pipelines import KeyDataset
 from omniform.pipelines.text_generation import TextGenerationPipeline
 from omniform.pipelines.writing import ReturnType
@@ -168,7 +168,7 @@ def test_copies(ours) -> None:
 
 def test_errors_are_kept_apart(ours) -> None:
     answers = ours(["fine", "x" * 80, 5, ""], on_error="return", **GREEDY)
-    assert [type(one) for one in answers] == [list, InputError, InputError, list]
+    assert [type(one) for one in answers] == [list, LengthError, InputError, list]
     assert answers[0] == ours("fine", **GREEDY)
     with pytest.raises(InputError, match="positions"):
         ours(["fine", "x" * 80], **GREEDY)
