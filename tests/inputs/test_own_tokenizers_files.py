@@ -24,6 +24,7 @@ from omniform.core.errors import (
     UnknownNameError,
 )  # fmt: skip
 from omniform.hub import own
+from omniform.models import registry
 from reference import transformers
 
 
@@ -97,7 +98,9 @@ def test_found_by_auto_classes(both: tuple[object, object], tmp_path: Path) -> N
     assert type(AutoProcessor.from_pretrained(tmp_path / "saved")) is kind
 
 
-def test_found_by_the_class_of_a_config(tmp_path: Path) -> None:
+def test_found_by_the_class_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_REGISTERED", "_CONFIGS"):  # what is registered here is nobody else's
+        monkeypatch.setattr(registry, name, {**getattr(registry, name)})
     kind = derived("CharTokenizer", omniform)
     omniform.AutoConfig.register("d1-own", MyConfig, exist_ok=True)
     folder = write("CharTokenizer", tmp_path / "folder")
