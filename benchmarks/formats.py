@@ -22,7 +22,7 @@ from torch import Tensor
 
 from omniform.architectures.generative import Generative
 from omniform.engine.engine import Engine
-from omniform.export.quality import quality, scores_of, windows
+from omniform.export.quality import Quality, quality, scores_of, windows
 from omniform.export.quantizing import settings_for
 from omniform.hub.auto_inputs import AutoTokenizer
 from omniform.hub.checkpoint import load_as_saved
@@ -54,6 +54,10 @@ def size_of(place: Path) -> int:
     """Bytes of a checkpoint's weights."""
     files = [place] if place.is_file() else [*place.glob("*.safetensors")]
     return sum(file.stat().st_size for file in files)
+
+
+Turn = tuple[float, float]
+"""Seconds of the processor that a prompt took, and a token of the answer."""
 
 
 class Speed:
@@ -95,6 +99,23 @@ def made(form: str, source: Path, out: Path, tokenizer: Tokenizer, learn: list[s
     return place
 
 
+def figures_of(
+    name: str, nbytes: int, told: Quality, before: Callable[[], Turn], after: Callable[[], Turn], pairs: int
+) -> dict[str, object]:
+    """A line of the table: speed in turn with the checkpoint itself, of which the first pair does not count."""
+    turns = [(before(), after()) for _ in range(pairs + 1)][1:]
+    return {
+        "format": name,
+        "MB": nbytes / 1e6,
+        "perplexity": told.perplexity,
+        "divergence": told.divergence,
+        "agreement": told.agreement,
+        "decode_ms": 1e3 * median(b[1] for _, b in turns),
+        "decode_ratio": median(a[1] / b[1] for a, b in turns),
+        "prefill_ratio": median(a[0] / b[0] for a, b in turns),
+    }
+
+
 def ours(form: str, source: Path, out: Path, pairs: int) -> dict[str, object]:
     """A format's figures, and the checkpoint's own beside them."""
     tokenizer = cast(Tokenizer, AutoTokenizer.from_pretrained(source))
@@ -107,19 +128,8 @@ def ours(form: str, source: Path, out: Path, pairs: int) -> dict[str, object]:
     told = quality([*windows(rows)], scores_of(after), scores_of(before))
     assert isinstance(before, Generative) and isinstance(after, Generative)
     ids = [token for row in rows for token in row][:PROMPT]
-    one, other = Speed(before, ids), Speed(after, ids)
-    turns = [(one(), other()) for _ in range(pairs + 1)][1:]
-    return {
-        "format": form,
-        "MB": size_of(place) / 1e6,
-        "perplexity": told.perplexity,
-        "divergence": told.divergence,
-        "agreement": told.agreement,
-        "decode_ms": 1e3 * median(b[1] for _, b in turns),
-        "decode_ratio": median(a[1] / b[1] for a, b in turns),
-        "prefill_ratio": median(a[0] / b[0] for a, b in turns),
-        "made_s": spent,
-    }
+    figures = figures_of(form, size_of(place), told, Speed(before, ids), Speed(after, ids), pairs)
+    return {**figures, "made_s": spent}
 
 
 def theirs(form: str, source: Path, pairs: int) -> dict[str, object]:
@@ -152,18 +162,7 @@ def theirs(form: str, source: Path, pairs: int) -> dict[str, object]:
         read = write(1)
         return read, (write(1 + ANSWER) - read) / ANSWER
 
-    one = Speed(before, ids)
-    turns = [(one(), speed()) for _ in range(pairs + 1)][1:]
-    return {
-        "format": f"theirs:{form}",
-        "MB": model.get_memory_footprint() / 1e6,
-        "perplexity": told.perplexity,
-        "divergence": told.divergence,
-        "agreement": told.agreement,
-        "decode_ms": 1e3 * median(b[1] for _, b in turns),
-        "decode_ratio": median(a[1] / b[1] for a, b in turns),
-        "prefill_ratio": median(a[0] / b[0] for a, b in turns),
-    }
+    return figures_of(f"theirs:{form}", model.get_memory_footprint(), told, Speed(before, ids), speed, pairs)
 
 
 def llama_cpp(form: str, source: Path, out: Path, pairs: int) -> dict[str, object]:
@@ -198,18 +197,7 @@ def llama_cpp(form: str, source: Path, out: Path, pairs: int) -> dict[str, objec
         read = timed(ids)
         return read, sum(timed([ids[at]]) for at in range(ANSWER)) / ANSWER
 
-    one = Speed(before, ids)
-    turns = [(one(), speed()) for _ in range(pairs + 1)][1:]
-    return {
-        "format": f"llama.cpp:{form}",
-        "MB": size_of(place) / 1e6,
-        "perplexity": told.perplexity,
-        "divergence": told.divergence,
-        "agreement": told.agreement,
-        "decode_ms": 1e3 * median(b[1] for _, b in turns),
-        "decode_ratio": median(a[1] / b[1] for a, b in turns),
-        "prefill_ratio": median(a[0] / b[0] for a, b in turns),
-    }
+    return figures_of(f"llama.cpp:{form}", size_of(place), told, Speed(before, ids), speed, pairs)
 
 
 def main() -> None:

@@ -17,9 +17,6 @@ from omniform.serve.desk import Desk
 from omniform.serve.errors import APIError
 from omniform.serve.streams import event_of
 
-LATE: Final = 5.0
-"""Seconds that a door has, after a request's time is over, to say so in its own way."""
-
 DRAINED_BYTES: Final = 256 << 20
 DRAINED_SECONDS: Final = 10.0
 """How much of what is not wanted is read, and for how long: a client that still writes does not see its answer."""
@@ -55,7 +52,7 @@ class Bounds:
         except APIError as error:
             await noted(scope, error).response()(scope, line.receive, line.send)
             return
-        await line.answered_by(self._app, limits.seconds + LATE)
+        await line.answered_by(self._app, limits.seconds)
 
 
 class Line:

@@ -5,29 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from starlette.requests import Request
-
-from omniform.serve.desk import Desk, Use
+from omniform.serve.desk import Use
 from omniform.serve.errors import APIError
 from omniform.serve.wire import harmless
-from omniform.serve.writing import unless_gone
 
 T = TypeVar("T")
 
 
-async def done(request: Request, desk: Desk, use: Use, work: Callable[[], T]) -> T:
+async def done(use: Use, work: Callable[[], T]) -> T:
     """What some work with a model gives.
 
     Raises:
-        APIError: the client went away, or asks for an adapter, which belongs to what is written.
-        TimeoutError: it took longer than a request may.
+        APIError: the client asks for an adapter, which belongs to what is written.
     """
     if use.adapter is not None:
         raise APIError(
             400, f"the adapter {use.adapter!r} writes text, and does nothing else", param="model",
             code="model_not_supported",
         )  # fmt: skip
-    return await unless_gone(request, use.loaded.crafts.done(work), desk.config.limits.seconds)
+    return await use.loaded.crafts.done(work)
 
 
 def ignored(names: list[str]) -> dict[str, str]:

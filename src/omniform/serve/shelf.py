@@ -16,7 +16,7 @@ from omniform.architectures.model import Model
 from omniform.core.errors import OmniformError
 from omniform.engine.calls import Reader
 from omniform.engine.engine import Engine
-from omniform.engine.memory import available, parse_memory
+from omniform.engine.memory import parse_memory
 from omniform.export.quantizing import on_loading
 from omniform.hub.auto_inputs import AutoProcessor
 from omniform.hub.checkpoint import load_as_saved
@@ -26,7 +26,7 @@ from omniform.inputs.replies.format import PLAIN, ReplyFormat
 from omniform.serve.config import ModelSource, ServeConfig
 from omniform.serve.crafts import Crafts, stacked
 from omniform.serve.errors import APIError
-from omniform.serve.showing import tokenizer_of
+from omniform.serve.showing import Spelling, tokenizer_of
 from omniform.serve.together import Others, led, load_together
 from omniform.serve.typed import Typed
 
@@ -50,6 +50,7 @@ class Loaded:
         others: the processes that hold it together with this one; None where this one holds all of it.
         users: requests that compute with it.
         used: when the last one came, in seconds of ``time.monotonic``.
+        spelling: what its tokens are.
     """
 
     origin: ModelSource
@@ -64,12 +65,10 @@ class Loaded:
     others: Others | None = None
     users: int = 0
     used: float = field(default_factory=time.monotonic)
+    spelling: Spelling = field(init=False)
 
-    @property
-    def special(self) -> frozenset[int]:
-        """Tokens that stand for no text."""
-        tokenizer = tokenizer_of(self.reader)
-        return frozenset() if tokenizer is None else frozenset(tokenizer.all_special_ids)
+    def __post_init__(self) -> None:
+        self.spelling = Spelling(self.reader, self.form.markers)
 
     def writes(self) -> Engine:
         """What writes with it.
@@ -213,7 +212,7 @@ class Shelf:
         budget = parse_memory(self._config.models_memory)
         if budget is None:
             return
-        need = (await asyncio.to_thread(plan, source.source, dtype=self._config.dtype)).weights
+        need = await asyncio.to_thread(_weights, source, self._config)
         while sum(one.nbytes for one in self._loaded.values()) + need > budget:
             idle = min((one for one in self.loaded() if not one.users), key=lambda one: one.used, default=None)
             if idle is None:
@@ -251,13 +250,23 @@ class Shelf:
         self._loaded.clear()
 
 
+def _options(config: ServeConfig) -> dict[str, object]:
+    """The keywords that models are loaded, and planned, with."""
+    return {"dtype": config.dtype} if config.quantize is None else on_loading(config.quantize, config.dtype)
+
+
+def _weights(source: ModelSource, config: ServeConfig) -> int:
+    """Bytes that a model's weights will take."""
+    return plan(source.source, **_options(config)).weights  # type: ignore[arg-type] # they are its keywords
+
+
 def load_model(source: ModelSource, config: ServeConfig) -> Loaded:
     """Load a model, its reader and its adapters.
 
     Raises:
         OmniformError: it is not there, or cannot be loaded.
     """
-    options = {"dtype": config.dtype} if config.quantize is None else on_loading(config.quantize, config.dtype)
+    options = _options(config)
     others: Others | None = None
     how = {"memory": config.memory, "cache_dtype": config.cache_dtype}
     stack = None if config.tensor_parallel > 1 else stacked(source, options)
@@ -299,10 +308,3 @@ def _writes_text(model: Model) -> bool:
     """Whether a model that writes is asked in text; others hear, or speak, and have doors of their own."""
     does = {*model.origin.architecture.tasks}
     return not does & {"text-to-waveform", "text-to-spectrogram", "speech-seq2seq"}
-
-
-def free() -> int:
-    """Bytes that are free on the host."""
-    import torch
-
-    return available(torch.device("cpu"))

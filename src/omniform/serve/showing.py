@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import cached_property
 
 from omniform.engine.calls import Reader
+from omniform.engine.stop import Pieces
 from omniform.inputs.processors.base import Processor
 from omniform.inputs.text.tokenizer import Tokenizer
+
+
+class Spelling:
+    """What a model's tokens are to those who read its answers; found out once, not with every request.
+
+    Args:
+        reader: the model's.
+        marks: texts of special tokens that answers are split by.
+    """
+
+    def __init__(self, reader: Reader, marks: Collection[str] = ()) -> None:
+        self._reader, self._marks = reader, marks
+
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """Ids of the tokens that a reader leaves out of texts, by what is written for them."""
+        return special_of(tokenizer_of(self._reader))
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The bytes of each token."""
+        return Pieces(self._reader)
+
+    @cached_property
+    def showing(self) -> Showing:
+        """What decodes answers, such that they can be split."""
+        return Showing(self._reader, self.special, self._marks)
 
 
 class Showing:
@@ -14,12 +43,12 @@ class Showing:
 
     Args:
         reader: the model's.
+        special: ids of its special tokens, by what is written for them.
         marks: texts of tokens that stay where others of their kind are left out.
     """
 
-    def __init__(self, reader: Reader, marks: Collection[str]) -> None:
+    def __init__(self, reader: Reader, special: Mapping[str, int], marks: Collection[str]) -> None:
         self._reader = reader
-        special = special_of(reader)
         self._hidden = {token for text, token in special.items() if text not in marks}
         self._plain = len(self._hidden) == len(special)
 
@@ -38,9 +67,10 @@ def tokenizer_of(reader: Reader) -> Tokenizer | None:
     return reader if isinstance(reader, Tokenizer) else None
 
 
-def special_of(reader: Reader) -> dict[str, int]:
-    """Ids of the tokens that a reader leaves out of texts, by what is written for them."""
-    tokenizer = tokenizer_of(reader)
+def special_of(tokenizer: Tokenizer | None) -> dict[str, int]:
+    """Ids of the tokens that a tokenizer leaves out of texts, by what is written for them."""
     if tokenizer is None:
         return {}
-    return {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {**dict(named), **added}

@@ -19,7 +19,6 @@ from omniform.inputs.replies.reader import Reader as ReplyReader
 from omniform.serve.accounts import follow
 from omniform.serve.desk import Desk, Use
 from omniform.serve.errors import APIError
-from omniform.serve.showing import Showing, special_of
 from omniform.serve.threads import in_thread
 from omniform.serve.typed import Typed
 
@@ -178,12 +177,12 @@ async def speak(
         end = str(reader.decode(ids, skip_special_tokens=False))
         guided = dict(settings)
         if tools or choice not in ("auto", "none"):
-            special = special_of(reader)
+            special = loaded.spelling.special
             grammar = reply_grammar(loaded.form, tools, choice, parallel=parallel, prompt_end=end, special=special)
             if grammar is not None:
                 guided["guide"] = Guide.lark(grammar)
-        shown_by = Showing(reader, loaded.form.markers)
-        handle = engine.submit(batch, priority=use.priority(priority), reader=shown_by, **guided)
+        showing = loaded.spelling.showing
+        handle = engine.submit(batch, priority=use.priority(priority), reader=showing, **guided)
         follow(handle)
         return Spoken(use, handle, loaded.form, end, shown, answers)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -17,23 +16,19 @@ Events = AsyncIterator[Mapping[str, object]]
 """What a stream tells, event after event."""
 
 
-def sent(
-    events: Events, stack: contextlib.AsyncExitStack, headers: Mapping[str, str], seconds: float
-) -> StreamingResponse:
+def sent(events: Events, stack: contextlib.AsyncExitStack, headers: Mapping[str, str]) -> StreamingResponse:
     """Events as an answer.
 
     Args:
         stack: what the events need; left when they end, or when the client is gone.
-        seconds: that they may take.
 
     Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
 
     async def lines() -> AsyncGenerator[bytes, None]:
         try:
-            async with asyncio.timeout(seconds):
-                async for event in events:
-                    yield event_of(event)
+            async for event in events:
+                yield event_of(event)
         except Exception as error:  # the status is sent: what goes wrong now is told in the stream
             told = api_error(error)
             refused_with(told.code)

@@ -16,6 +16,7 @@ from typing import Final, cast
 
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.serve.errors import APIError
+from omniform.serve.showing import special_of
 
 BREAK: Final = "\u200b"
 SHORTEST: Final = 3
@@ -46,7 +47,7 @@ class Typed:
         if tokenizer is None:
             return cls()
         added = tokenizer.added_tokens_decoder
-        special = {token.content for token in added.values() if token.special} | set(tokenizer.all_special_tokens)
+        special = {*special_of(tokenizer)}
         marks = special | {token.content for token in added.values() if token.content in template}
         ids = {number for number, token in added.items() if token.content in marks and len(token.content) >= SHORTEST}
         return cls(tokenizer, _pattern(special), _pattern(marks), frozenset(ids))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Final, TypeVar
-
-from starlette.requests import Request
+from collections.abc import Sequence
+from typing import Final
 
 from omniform.architectures.model import Model
 from omniform.engine.request import Completion, TokenLogprob
@@ -71,38 +68,6 @@ def _token(name: str) -> int:
     if not name.isdigit():
         raise APIError(400, "logit_bias: its keys are token ids", param="logit_bias", code="invalid_value")
     return int(name)
-
-
-Told = TypeVar("Told")
-
-
-async def unless_gone(request: Request, answer: Coroutine[object, object, Told], seconds: float) -> Told:
-    """An answer, unless the client goes away before it is there.
-
-    Args:
-        seconds: that it may take.
-
-    Raises:
-        APIError: it did; nobody will read this.
-        TimeoutError: it took longer.
-    """
-    telling = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((telling, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if not telling.done():
-            if not gone.done():
-                raise TimeoutError
-            raise APIError(499, "the client went away", code="client_closed_request")
-        return telling.result()
-    finally:
-        gone.cancel()
-        telling.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def usage(completion: Completion, reasoning: int = 0) -> dict[str, object]:

@@ -24,7 +24,6 @@ from omniform.serve.hearing import Listening, ear_of, heard
 from omniform.serve.streams import Events, sent
 from omniform.serve.threads import in_thread
 from omniform.serve.uploads import Form, form_of
-from omniform.serve.writing import unless_gone
 
 router = APIRouter()
 
@@ -72,8 +71,8 @@ async def _written(request: Request, *, translate: bool) -> Response:
         transcript = Transcript(heard(listen), how, seconds)
         headers = ignored(sorted(form.fields.keys() - KNOWN))
         if stream:
-            return sent(transcript.events(), stack.pop_all(), headers, desk.config.limits.seconds)
-        said = await unless_gone(request, transcript.said(), desk.config.limits.seconds)
+            return sent(transcript.events(), stack.pop_all(), headers)
+        said = await transcript.said()
         return _answer(transcript, said, shape, times, headers)
     finally:
         await stack.aclose()

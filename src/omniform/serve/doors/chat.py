@@ -21,7 +21,7 @@ from omniform.serve.spoken import Spoken, speak
 from omniform.serve.streams import Events, sent
 from omniform.serve.threads import in_thread
 from omniform.serve.wire import ChatRequest, ToolChoice, reads
-from omniform.serve.writing import FINISH, logprob_of, settings_of, unless_gone, usage
+from omniform.serve.writing import FINISH, logprob_of, settings_of, usage
 
 router = APIRouter()
 
@@ -37,12 +37,11 @@ async def chat(request: Request, asked: Annotated[ChatRequest, Depends(reads(Cha
         use = await stack.enter_async_context(desk.use(request, asked.model, asked.priority))
         answer = Answer(await _begun(use, desk, asked), asked)
         stack.callback(answer.spoken.handle.cancel)
-        seconds = desk.config.limits.seconds
         headers = {"x-omniform-ignored": ", ".join(asked.ignored())} if asked.ignored() else {}
         if asked.stream:
             streamed = answer.chunks(usage_too=bool(asked.stream_options and asked.stream_options.include_usage))
-            return sent(streamed, stack.pop_all(), headers, seconds)
-        return JSONResponse(await unless_gone(request, answer.whole(), seconds), headers=headers)
+            return sent(streamed, stack.pop_all(), headers)
+        return JSONResponse(await answer.whole(), headers=headers)
     finally:
         await stack.aclose()
 
@@ -130,7 +129,7 @@ class Answer:
         return {**told, "completion_tokens_details": {"reasoning_tokens": sum(self.spoken.reasoning.values())}}
 
     def _pieces(self) -> Pieces:
-        return Pieces(self.spoken.use.loaded.reader)
+        return self.spoken.use.loaded.spelling.pieces
 
     def _likely(self, pieces: Pieces, piece: Piece | None) -> dict[str, object] | None:
         if piece is None or piece.logprob is None:

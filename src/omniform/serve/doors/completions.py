@@ -23,7 +23,7 @@ from omniform.serve.streams import Events, sent
 from omniform.serve.threads import in_thread
 from omniform.serve.told_tokens import Teller, Told
 from omniform.serve.wire import CompletionRequest, reads
-from omniform.serve.writing import FINISH, settings_of, unless_gone, usage_of
+from omniform.serve.writing import FINISH, settings_of, usage_of
 
 router = APIRouter()
 
@@ -44,11 +44,10 @@ async def completions(
         use = await stack.enter_async_context(desk.use(request, asked.model, asked.priority))
         answer = Answer(use, asked, prompts, await _begun(use, asked, prompts, stack))
         headers = {"x-omniform-ignored": ", ".join(asked.ignored())} if asked.ignored() else {}
-        seconds = desk.config.limits.seconds
         if asked.stream:
             told = answer.chunks(usage_too=bool(asked.stream_options and asked.stream_options.include_usage))
-            return sent(told, stack.pop_all(), headers, seconds)
-        return JSONResponse(await unless_gone(request, answer.whole(), seconds), headers=headers)
+            return sent(told, stack.pop_all(), headers)
+        return JSONResponse(await answer.whole(), headers=headers)
     finally:
         await stack.aclose()
 
@@ -126,7 +125,7 @@ class Answer:
     async def whole(self) -> dict[str, object]:
         """All of them when they are whole."""
         found = [await handle for handle in self.handles]
-        pieces, choices = Pieces(self.use.loaded.reader), []
+        pieces, choices = self.use.loaded.spelling.pieces, []
         for place, completion in enumerate(found):
             echoed = self._echo(place)
             for number, one in enumerate(completion.sequences):
@@ -141,7 +140,7 @@ class Answer:
     async def chunks(self, *, usage_too: bool) -> Events:
         """All of them piece by piece, as they come."""
         more: dict[str, object] = {"usage": None} if usage_too else {}
-        pieces = Pieces(self.use.loaded.reader)
+        pieces = self.use.loaded.spelling.pieces
         tellers: dict[int, Teller] = {}
         for place in range(len(self.prompts)):
             opening = self._echo(place)
@@ -169,7 +168,7 @@ class Answer:
 
     def _teller(self, pieces: Pieces, place: int) -> Teller:
         start = 0 if self.asked.echo else len(self._text(place))
-        return Teller(pieces, self.asked.logprobs or 0, start, self.use.loaded.special)
+        return Teller(pieces, self.asked.logprobs or 0, start, frozenset(self.use.loaded.spelling.special.values()))
 
     def _likely(self, teller: Teller, completion: Completion, written: Sequence[TokenLogprob]) -> Told:
         """How likely tokens were: those that were written, and the prompt's before them where it is echoed."""

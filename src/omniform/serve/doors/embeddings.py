@@ -55,7 +55,7 @@ async def embeddings(
     check_count("input", len(given), MOST)
     async with desk.use(request, asked.model) as use:
         embedder = use.loaded.crafts.embedder()
-        found = await done(request, desk, use, lambda: vectors_of(embedder, given, asked.dimensions))
+        found = await done(use, lambda: vectors_of(embedder, given, asked.dimensions))
         spent(found.tokens)
         as_text = asked.encoding_format == "base64"
         data = [

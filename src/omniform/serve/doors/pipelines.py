@@ -82,7 +82,7 @@ async def pipeline(
             pipe = use.loaded.crafts.pipeline(task)
             return plain(answered(pipe, asked.inputs, parameters, desk))
 
-        found = await done(request, desk, use, work)
+        found = await done(use, work)
         return JSONResponse(found, headers=ignored(asked.ignored()))
 
 

@@ -70,7 +70,7 @@ async def score(request: Request, asked: Annotated[ScoreRequest, Depends(reads(S
     check_count("text_2", len(right), MOST)
     async with desk.use(request, asked.model) as use:
         stack = use.loaded.crafts.stack()
-        found, tokens = await done(request, desk, use, lambda: scores_of(stack, left, right))
+        found, tokens = await done(use, lambda: scores_of(stack, left, right))
         data = [{"index": place, "object": "score", "score": one} for place, one in enumerate(found)]
         return JSONResponse(
             {**_head("score", use.name), "data": data, "usage": _usage(tokens)}, headers=ignored(asked.ignored())
@@ -87,7 +87,7 @@ async def rerank(request: Request, asked: Annotated[RerankRequest, Depends(reads
     texts = [one if isinstance(one, str) else one.text for one in asked.documents]
     async with desk.use(request, asked.model) as use:
         stack = use.loaded.crafts.stack()
-        found, tokens = await done(request, desk, use, lambda: scores_of(stack, [asked.query] * len(texts), texts))
+        found, tokens = await done(use, lambda: scores_of(stack, [asked.query] * len(texts), texts))
         order = sorted(range(len(texts)), key=lambda place: -found[place])[: asked.top_n]
         results = []
         for place in order:
@@ -108,7 +108,7 @@ async def classify(request: Request, asked: Annotated[ClassifyRequest, Depends(r
     check_count("input", len(texts), MOST)
     async with desk.use(request, asked.model) as use:
         crafts = use.loaded.crafts
-        data, tokens = await done(request, desk, use, lambda: classes_of(crafts.pipeline("text-classification"), texts))
+        data, tokens = await done(use, lambda: classes_of(crafts.pipeline("text-classification"), texts))
         answer = {**_head("classify", use.name), "data": data, "usage": _usage(tokens)}
         return JSONResponse(answer, headers=ignored(asked.ignored()))
 

@@ -18,7 +18,7 @@ from omniform.serve.response_wire import Item, NamedTool, ResponseRequest, items
 from omniform.serve.spoken import Spoken, speak
 from omniform.serve.streams import sent
 from omniform.serve.wire import reads
-from omniform.serve.writing import settings_of, unless_gone
+from omniform.serve.writing import settings_of
 
 router = APIRouter()
 
@@ -41,15 +41,15 @@ async def create(request: Request, asked: Annotated[ResponseRequest, Depends(rea
         use = await stack.enter_async_context(desk.use(request, asked.model, asked.priority))
         answer = Answer(await _begun(use, desk, asked, items), asked)
         stack.callback(answer.spoken.handle.cancel)
-        seconds, headers = desk.config.limits.seconds, ignored(asked.ignored())
+        headers = ignored(asked.ignored())
 
         def keep() -> None:
             if asked.store is not False:
                 desk.responses.keep(key, answer.told(), [*items, *answer.items])
 
         if asked.stream:
-            return sent(answer.events(keep), stack.pop_all(), headers, seconds)
-        told = await unless_gone(request, answer.whole(), seconds)
+            return sent(answer.events(keep), stack.pop_all(), headers)
+        told = await answer.whole()
         keep()
         return JSONResponse(told, headers=headers)
     finally:

@@ -51,7 +51,7 @@ async def speech(request: Request, asked: Annotated[SpeechRequest, Depends(reads
             rate = cast(int, told["sampling_rate"])
             return file_of(samples, rate, form), rate
 
-        data, rate = await done(request, desk, use, work)
+        data, rate = await done(use, work)
     return Response(
         data, media_type=MEDIA_TYPES[form], headers={"x-sampling-rate": str(rate), **ignored(asked.ignored())}
     )
