@@ -369,7 +369,6 @@ def test_plans_that_are_none(capsys, text, options, says):
         (["inspect", "x", "--jsn"], "Did you mean --json?"),
         (["run", "--zzzz"], "no option '--zzzz'"),
         (["--versoin"], "Did you mean --version?"),
-        ([], "run, chat, inspect, embed"),
         (["run", "hello"], "unexpected argument 'hello'"),
         (["run", "--top-k", "many"], "expected a whole number from 0"),
         (["run", "-t", "hi", "--set", "top_k"], "NAME=VALUE"),
@@ -377,6 +376,17 @@ def test_plans_that_are_none(capsys, text, options, says):
 )
 def test_options_that_are_none(capsys, arguments, says):
     check_complaint(*omni(capsys, *arguments), says)
+
+
+def test_no_command_lists_all(capsys):
+    status, out, err = omni(capsys)
+    check_complaint(status, out, err, "there is no command")
+    named = err.partition("expected ")[2].partition(".")[0].split(", ")
+    assert {"run", "chat", "serve", "quantize"} <= set(named)
+    for name in named:
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0 and f"omniform {name}" in capsys.readouterr().out
 
 
 def test_settings_come_from_the_table(capsys, text):

@@ -10,7 +10,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from omniform import __version__
@@ -65,8 +66,8 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"omniform {__version__}")
-    top.set_defaults(work=_nothing, command=top)
     commands = top.add_subparsers(dest="named", metavar="COMMAND")
+    top.set_defaults(work=partial(_nothing, commands.choices), command=top)
     _add_run(commands)
     _add_chat(commands)
     _add_inspect(commands)
@@ -386,10 +387,10 @@ def _eval(given: argparse.Namespace) -> None:
     )
 
 
-def _nothing(given: argparse.Namespace) -> None:
+def _nothing(commands: Iterable[str], given: argparse.Namespace) -> None:
     raise InputError(
         "there is no command",
-        expected="run, chat, serve, map, inspect, embed, eval, quantize, search, train or modular",
+        expected=", ".join(commands),
         remedy="See omniform --help.",
     )
 
