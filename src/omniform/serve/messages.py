@@ -22,7 +22,7 @@ def messages_of(messages: Sequence[Message], desk: Desk) -> list[dict[str, objec
 
 def _message(message: Message, desk: Desk, where: str) -> dict[str, object]:
     told: dict[str, object] = {"role": "system" if message.role == "developer" else message.role}
-    content = message.content
+    content = message.content or message.refusal if message.role == "assistant" else message.content
     if isinstance(content, list):
         told["content"] = [part_of(part, desk, f"{where}.content.{i}") for i, part in enumerate(content)]
     elif content is not None or not message.tool_calls:

@@ -7,13 +7,14 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from omniform.engine.request import Completion
+from omniform.engine.request import Completion, Piece
 from omniform.inputs.replies.events import CallArguments, CallBegun, CallEnded, Content, Event, Reasoning
 from omniform.serve.accounts import refused_with
 from omniform.serve.errors import api_error
 from omniform.serve.response_wire import Item, ResponseRequest, TextFormat
 from omniform.serve.spoken import Spoken
 from omniform.serve.streams import Events
+from omniform.serve.writing import logprob_of
 
 
 def _name(kind: str) -> str:
@@ -31,6 +32,7 @@ class Open:
         item: as it will stand in the answer.
         kind: ``message``, ``reasoning`` or ``function_call``.
         text: so far.
+        likely: how likely its tokens were, where it is asked for.
         place: among the answer's items.
     """
 
@@ -38,6 +40,7 @@ class Open:
     kind: str
     place: int
     text: str = ""
+    likely: list[Told] = field(default_factory=list)
 
     @property
     def where(self) -> Told:
@@ -47,7 +50,7 @@ class Open:
     def part(self, text: str) -> Told:
         """Its content."""
         if self.kind == "message":
-            return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+            return {"type": "output_text", "text": text, "annotations": [], "logprobs": [*self.likely]}
         return {"type": "reasoning_text", "text": text}
 
 
@@ -72,6 +75,7 @@ class Answer:
     _completion: Completion | None = None
     _open: Open | None = None
     _number: int = 0
+    _likely: list[Told] = field(default_factory=list)
 
     async def whole(self) -> Told:
         """The response when it is whole."""
@@ -99,6 +103,7 @@ class Answer:
     async def _told(self) -> AsyncIterator[Told]:
         """What happens, as it does."""
         async for said in self.spoken.said():
+            self._likely += self._told_likely(said.piece)
             for event in said.events:
                 for told in self._heard(event):
                     yield told
@@ -115,6 +120,7 @@ class Answer:
             case Content(text) if text and (text.strip() or self._writes("message")):
                 yield from self._more("message", text)
             case CallBegun(_, ident, name):
+                self._likely.clear()
                 yield from self._closed()
                 call: Item = {"id": _name("fc"), "type": "function_call", "call_id": ident, "name": name}
                 yield from self._opened("function_call", {**call, "arguments": "", "status": "in_progress"})
@@ -123,6 +129,12 @@ class Answer:
                 yield self._event("response.function_call_arguments.delta", **self._open.where, delta=text)
             case CallEnded():
                 yield from self._closed()
+
+    def _told_likely(self, piece: Piece | None) -> list[Told]:
+        """How likely a token was; one that comes to no text of its own is told with the next."""
+        if piece is None or piece.logprob is None:
+            return []
+        return [logprob_of(self.spoken.use.loaded.spelling.pieces, piece.logprob, self.asked.top_logprobs or 0)]
 
     def _writes(self, kind: str) -> bool:
         return self._open is not None and self._open.kind == kind
@@ -139,7 +151,9 @@ class Answer:
         assert self._open is not None
         self._open.text += text
         name = "response.output_text.delta" if kind == "message" else "response.reasoning_text.delta"
-        more: Told = {"logprobs": []} if kind == "message" else {}
+        likely, self._likely = self._likely, []
+        self._open.likely += likely if kind == "message" else []
+        more: Told = {"logprobs": likely} if kind == "message" else {}
         yield self._event(name, **self._open.where, content_index=0, delta=text, **more)
 
     def _opened(self, kind: str, item: Item) -> Iterator[Told]:
@@ -161,7 +175,7 @@ class Answer:
             part = one.part(one.text)
             one.item["content"] = [part]
             kind = "output_text" if one.kind == "message" else "reasoning_text"
-            more: Told = {"logprobs": []} if one.kind == "message" else {}
+            more: Told = {"logprobs": part["logprobs"]} if one.kind == "message" else {}
             yield self._event(f"response.{kind}.done", **one.where, content_index=0, text=one.text, **more)
             yield self._event("response.content_part.done", **one.where, content_index=0, part=part)
         self.items.append(one.item)
@@ -192,12 +206,13 @@ class Answer:
             "output": [*self.items],
             "parallel_tool_calls": asked.parallel_tool_calls is not False,
             "previous_response_id": asked.previous_response_id,
-            "reasoning": {"effort": (asked.reasoning or {}).get("effort"), "summary": None},
+            "reasoning": {"effort": asked.effort, "summary": None},
             "store": asked.store is not False,
             "temperature": asked.temperature,
             "text": {"format": form.model_dump(by_alias=True, exclude_none=True)},
             "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
             "tools": [tool.model_dump() for tool in asked.tools or ()],
+            "top_logprobs": asked.top_logprobs or 0,
             "top_p": asked.top_p,
             "truncation": asked.truncation or "disabled",
             "usage": self._usage(),

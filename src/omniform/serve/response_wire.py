@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, cast
+from typing import Annotated, ClassVar, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omniform.serve.errors import APIError
-from omniform.serve.wire import Message, Writing
+from omniform.serve.wire import CARRIED, Message, Unserved, Writing, harmless
 
 Item = dict[str, object]
 """A part of a conversation: a message, a call, what a call gave, a thought."""
@@ -36,6 +36,14 @@ class NamedTool(BaseModel):
 
     type: Literal["function"] = "function"
     name: str
+
+
+class AllowedNamed(BaseModel):
+    """A choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
 
 
 class TextFormat(BaseModel):
@@ -68,10 +76,21 @@ class TextOptions(BaseModel):
 class ResponseRequest(Writing):
     """``POST /v1/responses``. Source: https://platform.openai.com/docs/api-reference/responses/create"""
 
+    INERT = Writing.INERT | CARRIED | {"access_programs", "background_options", "max_tool_calls", "stream_options"}
+    UNSERVED: ClassVar[Mapping[str, Unserved]] = {
+        "background": Unserved("answers are waited for here"),
+        "context_management": Unserved("conversations are read as they are here"),
+        "conversation": Unserved("conversations go on from previous_response_id here"),
+        "image": Unserved("answers are text here"),
+        "moderation": Unserved("this server moderates nothing"),
+        "n": Unserved("there is one answer", (1,)),
+        "prompt": Unserved("this server keeps no prompts"),
+    }
+
     input: Annotated[str | list[Item], Field(min_length=1)]
     instructions: str | None = None
     tools: list[ResponseTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedNamed | None = None
     parallel_tool_calls: bool | None = True
     previous_response_id: str | None = None
     store: bool | None = True
@@ -81,8 +100,30 @@ class ResponseRequest(Writing):
     metadata: dict[str, str] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     include: list[str] | None = None
-    background: bool | None = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     chat_template_kwargs: dict[str, object] | None = None
+
+    @property
+    def likely(self) -> bool:
+        """Whether it is asked for how likely tokens are."""
+        return LIKELY in (self.include or ())
+
+    @property
+    def effort(self) -> str | None:
+        """How hard the model is to think."""
+        found = (self.reasoning or {}).get("effort")
+        return found if isinstance(found, str) else None
+
+    def ignored(self) -> list[str]:
+        """What is let be, parts of fields too."""
+        parts = {"truncation": self.truncation == "auto", "text.verbosity": bool(self.text and self.text.model_extra)}
+        parts |= {f"include.{name}": name != LIKELY for name in self.include or ()}
+        parts |= {f"reasoning.{name}": name != "effort" for name, value in (self.reasoning or {}).items() if value}
+        return harmless([*super().ignored(), *(name for name, there in parts.items() if there)])
+
+
+LIKELY: Final = "message.output_text.logprobs"
+"""Whoever includes this in an answer is told how likely its tokens were."""
 
 
 def items_of(given: str | Sequence[Item]) -> list[Item]:

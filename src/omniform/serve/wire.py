@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, Final, Literal, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,16 +30,48 @@ MOST_NAMED: Final = 32
 _STRANGE: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
+class Unserved(NamedTuple):
+    """A field of OpenAI's API that would change the answer, and that this server does not serve.
+
+    Attributes:
+        why: it does not.
+        but: values that change nothing.
+    """
+
+    why: str
+    but: tuple[object, ...] = ()
+
+
 class Asked(BaseModel):
-    """A request's body. What it holds beyond these fields is let be, and named in a header of the answer."""
+    """A request's body. What it holds beyond these fields is let be, and named in a header of the answer.
+
+    Attributes:
+        INERT: fields of OpenAI's API that say nothing of the answer itself; they are named in that header.
+        UNSERVED: those that do and are refused, with the reason.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
+
+    INERT: ClassVar[frozenset[str]] = frozenset()
+    UNSERVED: ClassVar[Mapping[str, Unserved]] = {}
 
     model: str | None = None
 
     def ignored(self) -> list[str]:
         """Fields that nobody here knows, as a header can name them."""
-        return harmless(self.model_extra or ())
+        told = {name for name in self.INERT & self.model_fields_set if getattr(self, name) is not None}
+        return harmless(told.union(self.model_extra or ()))
+
+    def check_served(self) -> None:
+        """Refuse what this server does not serve, rather than answer as if it had not been asked for.
+
+        Raises:
+            APIError: such a field, and why.
+        """
+        for name, unserved in self.UNSERVED.items():
+            value = getattr(self, name, None)
+            if value not in (None, False, *unserved.but):
+                raise APIError(400, f"{name}: {unserved.why}", param=name, code="unsupported_parameter")
 
 
 def harmless(names: Iterable[str]) -> list[str]:
@@ -65,6 +97,8 @@ class Writing(Asked):
     ``top_k``, ``min_p``, ``repetition_penalty``, ``min_tokens``, ``guide`` and ``priority`` are not OpenAI's.
     """
 
+    INERT = frozenset({"user"})
+
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1)] | None = 1
@@ -82,6 +116,12 @@ class Writing(Asked):
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     guide: object = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
+
+
+CARRIED: Final = frozenset(
+    {"safety_identifier", "service_tier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}
+)
+"""What OpenAI's service wants to know of a client, or to be told of how it keeps what was read."""
 
 
 class Function(BaseModel):
@@ -117,8 +157,25 @@ class ToolChoice(BaseModel):
     function: Named
 
 
+class Allowed(BaseModel):
+    """Which of the tools may be called now."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ToolChoice], Field(min_length=1)]
+
+
+class AllowedTools(BaseModel):
+    """A choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: Allowed
+
+
 class Message(BaseModel):
-    """One message of a chat; its parts are read where they become the model's inputs."""
+    """One message of a chat; its parts are read where they become the model's inputs.
+
+    Clients send back what they were told, so what is new in a message is let be.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -128,10 +185,23 @@ class Message(BaseModel):
     tool_calls: list[dict[str, object]] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    refusal: str | None = None
+    audio: None = None
+    function_call: None = None
 
 
 class ChatRequest(Writing):
     """``POST /v1/chat/completions``. Source: https://platform.openai.com/docs/api-reference/chat/create"""
+
+    INERT = Writing.INERT | CARRIED | {"metadata", "prediction", "store", "verbosity"}
+    UNSERVED: ClassVar[Mapping[str, Unserved]] = {
+        "audio": Unserved("answers are text here"),
+        "modalities": Unserved("answers are text here", (["text"],)),
+        "functions": Unserved("functions are told in tools here"),
+        "function_call": Unserved("what is called is chosen in tool_choice here"),
+        "web_search_options": Unserved("this server searches nothing"),
+        "moderation": Unserved("this server moderates nothing"),
+    }
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -139,7 +209,7 @@ class ChatRequest(Writing):
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | AllowedTools | None = None
     parallel_tool_calls: bool | None = True
     response_format: dict[str, object] | None = None
     reasoning_effort: str | None = None
@@ -221,6 +291,7 @@ def read_json(kind: type[Wire], raw: bytes, limits: Limits) -> Wire:
         raise wrong(error) from None
     except RecursionError:
         raise APIError(400, "the request is nested too deep", code="invalid_json") from None
+    asked.check_served()
     _count(asked, limits)
     return asked
 

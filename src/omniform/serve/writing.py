@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
 
 from omniform.architectures.model import Model
 from omniform.engine.request import Completion, TokenLogprob
 from omniform.engine.stop import Pieces
 from omniform.serve.desk import Use
 from omniform.serve.errors import APIError
-from omniform.serve.wire import Writing
+from omniform.serve.wire import AllowedTools, ToolChoice, Writing
 
 HIGHEST_SEED = 2**63 - 1
 
@@ -62,6 +62,51 @@ def settings_of(asked: Writing, use: Use, longest: int | None) -> dict[str, obje
         if not settings["do_sample"]:  # several answers are drawn, each of them the likeliest
             settings |= {"do_sample": True, "top_k": 1}
     return settings
+
+
+def template_of(effort: str | None, given: Mapping[str, object] | None) -> dict[str, object]:
+    """Variables of a chat template: those that a client gives, before what it says of how hard to think.
+
+    Templates that know degrees read them as ``reasoning_effort``; others can only be told not to think.
+    """
+    told: dict[str, object] = {} if effort is None else {"reasoning_effort": effort}
+    if effort == "none":
+        told |= {"enable_thinking": False, "thinking": False}
+    return {**told, **(given or {})}
+
+
+def unread_effort(use: Use, effort: str | None, name: str) -> list[str]:
+    """The field that says how hard to think, where the model's chat template reads none of it."""
+    template = use.loaded.template
+    read = effort is None or "reasoning_effort" in template or (effort == "none" and "thinking" in template)
+    return [] if read else [name]
+
+
+def choice_of(
+    choice: object, tools: Sequence[Mapping[str, object]]
+) -> tuple[str | Mapping[str, object], Sequence[Mapping[str, object]]]:
+    """Which tool is to be called, and which are there to be: all, or those that a choice allows.
+
+    Args:
+        choice: ``None``, a text, or the model of a body.
+        tools: as chats have them.
+
+    Raises:
+        APIError: a choice allows what there is not.
+    """
+    if choice is None or isinstance(choice, str):
+        return choice or "auto", tools
+    if not isinstance(choice, AllowedTools):
+        assert isinstance(choice, ToolChoice)
+        return choice.model_dump(), tools
+    wanted = {one.function.name for one in choice.allowed_tools.tools}
+    found = [tool for tool in tools if cast("Mapping[str, object]", tool["function"])["name"] in wanted]
+    missing = wanted - {cast("Mapping[str, object]", tool["function"])["name"] for tool in found}
+    if missing:
+        raise APIError(
+            400, f"tool_choice: there is no tool {min(missing)!r:.80}", param="tool_choice", code="invalid_value"
+        )
+    return choice.allowed_tools.mode, found
 
 
 def _token(name: str) -> int:

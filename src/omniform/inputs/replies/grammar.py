@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from omniform.core.errors import InputError, brief, listed
+from omniform.inputs.replies.closing import closed
 from omniform.inputs.replies.lark import Lark
 from omniform.inputs.replies.tools import ANYTHING, Schema, Tool, function_of, parameters_by_name
 
@@ -44,7 +45,8 @@ def reply_grammar(
     """A grammar, in Lark's notation, of the answers that a choice of tools allows.
 
     Reasoning may come first where the format has it. With ``"auto"`` the model says what it likes, and what it calls is
-    of its schema where a function says ``strict``, else any object.
+    of its schema where a function says ``strict``, else any object. Objects whose schema says nothing of other
+    properties than those it names have none.
 
     Args:
         format: how the checkpoint writes answers.
@@ -75,7 +77,7 @@ def reply_grammar(
     lark, calls = Lark(special or {}), format.calls
     ones = []
     for name, schema in wanted.items():
-        arguments = ANYTHING if choice == "auto" and name not in strict else schema
+        arguments = ANYTHING if choice == "auto" and name not in strict else _arguments(schema)
         ones.append(lark.rule(f"{calls.head(lark, name)} {calls.arguments(lark, arguments)} {calls.tail(lark)}"))
     one = lark.rule(" | ".join(ones))
     before, between, after = calls.around
@@ -96,6 +98,11 @@ def reply_grammar(
         return lark.source(free(()))
     thought = f"{opening.expression} {free(())}"
     return lark.source(f"{thought} | {free(opening.unless)}" if opening.optional else thought)
+
+
+def _arguments(schema: Schema) -> Schema:
+    """The schema of a call's arguments, which are an object even where nobody says so."""
+    return closed(schema if "type" in schema or "$ref" in schema else {"type": "object", **schema})
 
 
 def _wanted(choice: Choice, schemas: Mapping[str, Schema]) -> Mapping[str, Schema] | None:

@@ -30,8 +30,12 @@ router = APIRouter()
 FORMS: Final = ("json", "text", "srt", "verbose_json", "vtt")
 KNOWN: Final = frozenset(
     {"model", "language", "prompt", "response_format", "temperature", "timestamp_granularities[]",
-     "timestamp_granularities", "stream", "include[]", "chunking_strategy"}
+     "timestamp_granularities", "stream"}
 )  # fmt: skip
+INERT: Final = frozenset(
+    {"chunking_strategy", "include", "keywords", "known_speaker_names", "known_speaker_references", "languages"}
+)
+"""Fields of OpenAI's API that this server lets be, and names in a header."""
 BODY: Final[dict[str, object]] = {"requestBody": {"content": {"multipart/form-data": {}}}}
 
 

@@ -14,14 +14,25 @@ from starlette.responses import JSONResponse
 
 from omniform.engine.request import Piece
 from omniform.engine.stop import Pieces
+from omniform.inputs.replies.closing import closed_format
 from omniform.inputs.replies.events import CallArguments, CallBegun, Content, Event, Reasoning, collected
 from omniform.serve.desk import Desk, Use, check_count, desk_of
+from omniform.serve.doing import ignored
+from omniform.serve.errors import APIError
 from omniform.serve.messages import messages_of
 from omniform.serve.spoken import Spoken, speak
 from omniform.serve.streams import Events, sent
 from omniform.serve.threads import in_thread
-from omniform.serve.wire import ChatRequest, ToolChoice, reads
-from omniform.serve.writing import FINISH, logprob_of, settings_of, usage
+from omniform.serve.wire import ChatRequest, reads
+from omniform.serve.writing import (
+    FINISH,
+    choice_of,
+    logprob_of,
+    settings_of,
+    template_of,
+    unread_effort,
+    usage,
+)
 
 router = APIRouter()
 
@@ -37,7 +48,7 @@ async def chat(request: Request, asked: Annotated[ChatRequest, Depends(reads(Cha
         use = await stack.enter_async_context(desk.use(request, asked.model, asked.priority))
         answer = Answer(await _begun(use, desk, asked), asked)
         stack.callback(answer.spoken.handle.cancel)
-        headers = {"x-omniform-ignored": ", ".join(asked.ignored())} if asked.ignored() else {}
+        headers = ignored(asked.ignored() + unread_effort(use, asked.reasoning_effort, "reasoning_effort"))
         if asked.stream:
             streamed = answer.chunks(usage_too=bool(asked.stream_options and asked.stream_options.include_usage))
             return sent(streamed, stack.pop_all(), headers)
@@ -47,21 +58,23 @@ async def chat(request: Request, asked: Annotated[ChatRequest, Depends(reads(Cha
 
 
 async def _begun(use: Use, desk: Desk, asked: ChatRequest) -> Spoken:
+    if asked.top_logprobs is not None and not asked.logprobs:
+        raise APIError(400, "top_logprobs: only with logprobs", param="top_logprobs", code="invalid_value")
     settings = settings_of(asked, use, asked.max_completion_tokens or asked.max_tokens)
     if asked.logprobs:
         settings["logprobs"] = asked.top_logprobs or 0
     if asked.response_format is not None and asked.response_format.get("type") != "text":
-        settings["guide"] = asked.response_format
-    choice = asked.tool_choice or "auto"
+        settings["guide"] = closed_format(asked.response_format)
+    choice, tools = choice_of(asked.tool_choice, [tool.model_dump(exclude_none=True) for tool in asked.tools or ()])
     return await speak(
         use,
         desk,
         await in_thread(lambda: messages_of(asked.messages, desk)),
         settings,
-        tools=[tool.model_dump(exclude_none=True) for tool in asked.tools or ()],
-        choice=choice.model_dump() if isinstance(choice, ToolChoice) else choice,
+        tools=tools,
+        choice=choice,
         parallel=asked.parallel_tool_calls is not False,
-        template=asked.chat_template_kwargs,
+        template=template_of(asked.reasoning_effort, asked.chat_template_kwargs),
         priority=asked.priority,
         answers=asked.n or 1,
     )

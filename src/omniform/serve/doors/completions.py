@@ -16,8 +16,10 @@ from starlette.responses import JSONResponse
 from omniform.engine.handle import Handle
 from omniform.engine.request import Completion, Piece, TokenLogprob
 from omniform.engine.stop import Pieces
+from omniform.inputs.replies.closing import closed_format
 from omniform.serve.accounts import follow
 from omniform.serve.desk import Use, check_count, desk_of
+from omniform.serve.doing import ignored
 from omniform.serve.errors import APIError
 from omniform.serve.streams import Events, sent
 from omniform.serve.threads import in_thread
@@ -43,7 +45,7 @@ async def completions(
     try:
         use = await stack.enter_async_context(desk.use(request, asked.model, asked.priority))
         answer = Answer(use, asked, prompts, await _begun(use, asked, prompts, stack))
-        headers = {"x-omniform-ignored": ", ".join(asked.ignored())} if asked.ignored() else {}
+        headers = ignored(asked.ignored())
         if asked.stream:
             told = answer.chunks(usage_too=bool(asked.stream_options and asked.stream_options.include_usage))
             return sent(told, stack.pop_all(), headers)
@@ -85,7 +87,7 @@ async def _begun(
     if asked.echo and asked.logprobs is not None:
         settings["prompt_logprobs"] = asked.logprobs
     if asked.response_format is not None and asked.response_format.get("type") != "text":
-        settings["guide"] = asked.response_format
+        settings["guide"] = closed_format(asked.response_format)
 
     def begin() -> None:
         for place, prompt in enumerate(prompts):

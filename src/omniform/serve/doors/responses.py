@@ -9,16 +9,25 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import JSONResponse
 
+from omniform.inputs.replies.closing import closed_format
 from omniform.serve.desk import Desk, Use, check_count, desk_of, key_of
 from omniform.serve.doing import ignored
 from omniform.serve.errors import APIError
 from omniform.serve.messages import messages_of
 from omniform.serve.response_items import Answer
-from omniform.serve.response_wire import Item, NamedTool, ResponseRequest, items_of, messages_of_items
+from omniform.serve.response_wire import (
+    LIKELY,
+    AllowedNamed,
+    Item,
+    NamedTool,
+    ResponseRequest,
+    items_of,
+    messages_of_items,
+)
 from omniform.serve.spoken import Spoken, speak
 from omniform.serve.streams import sent
-from omniform.serve.wire import reads
-from omniform.serve.writing import settings_of
+from omniform.serve.wire import Allowed, AllowedTools, Named, ToolChoice, reads
+from omniform.serve.writing import choice_of, settings_of, template_of, unread_effort
 
 router = APIRouter()
 
@@ -28,10 +37,6 @@ async def create(request: Request, asked: Annotated[ResponseRequest, Depends(rea
     """Answer a conversation."""
     desk = desk_of(request)
     key = key_of(request)
-    if asked.background:
-        raise APIError(400, "background: answers are waited for here", param="background", code="unsupported_parameter")
-    if asked.n not in (None, 1):
-        raise APIError(400, "n: there is one answer", param="n", code="unsupported_parameter")
     items = items_of(asked.input)
     if asked.previous_response_id is not None:
         items = [*desk.responses.get(key, asked.previous_response_id, "previous_response_id").items, *items]
@@ -41,7 +46,7 @@ async def create(request: Request, asked: Annotated[ResponseRequest, Depends(rea
         use = await stack.enter_async_context(desk.use(request, asked.model, asked.priority))
         answer = Answer(await _begun(use, desk, asked, items), asked)
         stack.callback(answer.spoken.handle.cancel)
-        headers = ignored(asked.ignored())
+        headers = ignored(asked.ignored() + unread_effort(use, asked.effort, "reasoning.effort"))
 
         def keep() -> None:
             if asked.store is not False:
@@ -68,7 +73,18 @@ async def input_items(request: Request, ident: str) -> Response:
     kept = desk_of(request).responses.get(key_of(request), ident)
     output = kept.told["output"]
     count = len(kept.items) - (len(output) if isinstance(output, list) else 0)
-    return JSONResponse({"object": "list", "data": [*kept.items[:count]], "has_more": False})
+    data = [_shown(item, f"{ident}_{place}") for place, item in enumerate(kept.items[:count])]
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
+    return JSONResponse({"object": "list", "data": data, "has_more": False, **ends})
+
+
+def _shown(item: Item, ident: str) -> Item:
+    """An item that was asked, as it is told: with a name, and text in parts."""
+    told: Item = {"type": "message", "id": ident, **item}
+    if told["type"] == "message" and isinstance(told.get("content"), str):
+        kind = "output_text" if told.get("role") == "assistant" else "input_text"
+        told["content"] = [{"type": kind, "text": told["content"]}]
+    return told
 
 
 @router.delete("/v1/responses/{ident}")
@@ -78,22 +94,41 @@ async def delete(request: Request, ident: str) -> Response:
     return JSONResponse({"id": ident, "object": "response", "deleted": True})
 
 
+def _choice(asked: ResponseRequest) -> str | ToolChoice | AllowedTools | None:
+    """The choice of a tool as chats have it."""
+
+    def named(tool: NamedTool) -> ToolChoice:
+        return ToolChoice(function=Named(name=tool.name))
+
+    match asked.tool_choice:
+        case NamedTool() as one:
+            return named(one)
+        case AllowedNamed(mode=mode, tools=tools):
+            allowed = Allowed(mode=mode, tools=[named(tool) for tool in tools])
+            return AllowedTools(type="allowed_tools", allowed_tools=allowed)
+        case told:
+            return told
+
+
 async def _begun(use: Use, desk: Desk, asked: ResponseRequest, items: list[Item]) -> Spoken:
     settings = settings_of(asked, use, asked.max_output_tokens)
     form = None if asked.text is None else asked.text.format.as_chat()
     if form is not None:
-        settings["guide"] = form
-    choice = asked.tool_choice or "auto"
-    named = {"type": "function", "function": {"name": choice.name}} if isinstance(choice, NamedTool) else choice
+        settings["guide"] = closed_format(form)
+    if asked.top_logprobs and not asked.likely:
+        raise APIError(400, f"top_logprobs: only with {LIKELY} in include", param="top_logprobs", code="invalid_value")
+    if asked.likely:
+        settings["logprobs"] = asked.top_logprobs or 0
+    choice, tools = choice_of(_choice(asked), [tool.as_chat() for tool in asked.tools or ()])
     messages = messages_of_items(items, asked.instructions)
     return await speak(
         use,
         desk,
         await asyncio.to_thread(messages_of, messages, desk),
         settings,
-        tools=[tool.as_chat() for tool in asked.tools or ()],
-        choice=named,
+        tools=tools,
+        choice=choice,
         parallel=asked.parallel_tool_calls is not False,
-        template=asked.chat_template_kwargs,
+        template=template_of(asked.effort, asked.chat_template_kwargs),
         priority=asked.priority,
     )
