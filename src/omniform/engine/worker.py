@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 from omniform.core.background import Background
 
+LINGERS: Final = 5.0
+"""Seconds that a thread without work waits for more. One that had to be started for every request would cost it
+milliseconds: of the start, and of the threads that OpenMP gives to every thread that computes."""
+
 
 class Worker:
-    """Starts a thread when there is work, which ends when there is none.
+    """Starts a thread when there is work, which ends some seconds after there is none.
+
+    While it waits, the thread keeps nothing alive of those who have it work.
 
     Args:
         step: does some of it.
@@ -29,20 +38,27 @@ class Worker:
         self._has_work = has_work
         self._abandon = abandon
         self._close = close
-        self._lock = threading.Lock()
+        self._bell = threading.Condition()
         self._thread: Background | None = None
         self._closing = False
+        weakref.finalize(self, _ring, self._bell).atexit = False
 
     def wake(self) -> None:
         """Have a thread work, if there is work."""
-        with self._lock:
-            if self._thread is None and self._has_work():
-                self._thread = Background(self._work, self._close, "omniform-engine")
+        with self._bell:
+            if not self._has_work():
+                return
+            if self._thread is not None and self._thread.is_alive():  # it is not in a process that was forked
+                self._bell.notify()
+                return
+            own = weakref.ref(self)
+            self._thread = Background(partial(_work, own, self._bell), partial(_give_up, own), "omniform-engine")
 
     def stop(self) -> None:
         """Wait for the thread to end after its present step."""
-        with self._lock:
+        with self._bell:
             thread, self._closing = self._thread, True
+            self._bell.notify()
         if thread is not None:
             thread.join()
 
@@ -51,14 +67,51 @@ class Worker:
         self._closing = False
         self.wake()
 
-    def _work(self) -> None:
-        """Step until nothing is left; whoever submits afterwards starts another thread."""
-        while True:
-            try:
-                self._step()
-            except BaseException as error:  # a bug of ours must not leave anybody waiting for ever
-                self._abandon(error)
-            with self._lock:
-                if self._closing or not self._has_work():
-                    self._thread = None
-                    return
+    def turn(self) -> None:
+        """Do some of the work; what it raises goes to those who wait for it."""
+        try:
+            self._step()
+        except BaseException as error:  # a bug of ours must not leave anybody waiting for ever
+            self._abandon(error)
+
+    def goes_on(self) -> bool:
+        """Whether there is more to do for now."""
+        return not self._closing and self._has_work()
+
+    def ends(self, *, idle: bool) -> bool:
+        """Whether the thread is to end now, which is then forgotten: whoever submits later starts another."""
+        if self._closing or (idle and not self._has_work()):
+            self._thread = None
+            return True
+        return False
+
+    def give_up(self) -> None:
+        """Give up what is left."""
+        self._close()
+
+
+def _work(own: weakref.ref[Worker], bell: threading.Condition) -> None:
+    """Step until nothing is left, and for some time be there for more."""
+    while (worker := own()) is not None:
+        worker.turn()
+        with bell:
+            if worker.goes_on():
+                continue
+            if worker.ends(idle=False):
+                return
+            del worker
+            if own() is not None:
+                bell.wait(LINGERS)
+            if (worker := own()) is None or worker.ends(idle=True):
+                return
+
+
+def _give_up(own: weakref.ref[Worker]) -> None:
+    if (worker := own()) is not None:
+        worker.give_up()
+
+
+def _ring(bell: threading.Condition) -> None:
+    """Tell a thread that waits that nobody needs it any more."""
+    with bell:
+        bell.notify()

@@ -19,8 +19,10 @@ from omniform.inputs.replies.reader import Reader as ReplyReader
 from omniform.serve.accounts import follow
 from omniform.serve.desk import Desk, Use
 from omniform.serve.errors import APIError
+from omniform.serve.messages import messages_of
 from omniform.serve.threads import in_thread
 from omniform.serve.typed import Typed
+from omniform.serve.wire import Message
 
 NO_VARIABLES = frozenset(
     ("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message")
@@ -126,7 +128,7 @@ class WholeCalls:
 async def speak(
     use: Use,
     desk: Desk,
-    messages: Sequence[Mapping[str, object]],
+    messages: Sequence[Message],
     settings: Mapping[str, object],
     *,
     tools: Sequence[Mapping[str, object]] = (),
@@ -139,7 +141,7 @@ async def speak(
     """Have a model answer a conversation.
 
     Args:
-        messages: as templates and processors read them.
+        messages: a conversation in OpenAI's words.
         settings: of the engine.
         tools: that may be called.
         choice: which of them is.
@@ -147,7 +149,7 @@ async def speak(
         template: further variables of the chat template.
 
     Raises:
-        APIError: the model does not write, or has no chat template.
+        APIError: the model does not write, or has no chat template; a part of a message that nobody can read.
         OmniformError: a conversation that its template or processor refuses.
     """
     engine = use.loaded.writes()
@@ -164,7 +166,7 @@ async def speak(
         if shown:
             options["tools"] = typed.plain(list(shown))
         batch = reader.apply_chat_template(
-            typed.messages(for_template(messages, loaded.template)),
+            typed.messages(for_template(messages_of(messages, desk), loaded.template)),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,

@@ -19,10 +19,8 @@ from omniform.inputs.replies.events import CallArguments, CallBegun, Content, Ev
 from omniform.serve.desk import Desk, Use, check_count, desk_of
 from omniform.serve.doing import ignored
 from omniform.serve.errors import APIError
-from omniform.serve.messages import messages_of
 from omniform.serve.spoken import Spoken, speak
 from omniform.serve.streams import Events, sent
-from omniform.serve.threads import in_thread
 from omniform.serve.wire import ChatRequest, reads
 from omniform.serve.writing import (
     FINISH,
@@ -69,7 +67,7 @@ async def _begun(use: Use, desk: Desk, asked: ChatRequest) -> Spoken:
     return await speak(
         use,
         desk,
-        await in_thread(lambda: messages_of(asked.messages, desk)),
+        asked.messages,
         settings,
         tools=tools,
         choice=choice,

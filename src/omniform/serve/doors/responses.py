@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import Annotated
 
@@ -13,7 +12,6 @@ from omniform.inputs.replies.closing import closed_format
 from omniform.serve.desk import Desk, Use, check_count, desk_of, key_of
 from omniform.serve.doing import ignored
 from omniform.serve.errors import APIError
-from omniform.serve.messages import messages_of
 from omniform.serve.response_items import Answer
 from omniform.serve.response_wire import (
     LIKELY,
@@ -124,7 +122,7 @@ async def _begun(use: Use, desk: Desk, asked: ResponseRequest, items: list[Item]
     return await speak(
         use,
         desk,
-        await asyncio.to_thread(messages_of, messages, desk),
+        messages_of_items(items, asked.instructions),
         settings,
         tools=tools,
         choice=choice,
