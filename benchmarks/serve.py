@@ -103,15 +103,15 @@ async def loaded(url: str, prompts: Sequence[str], tokens: int, clients: int, ra
                 stream_options={"include_usage": True},
                 extra_body={"min_tokens": tokens},
             )
-            written = 0
-            async for chunk in stream:
+            written = counted = 0
+            async for chunk in stream:  # to its end: a stream that is left is closed later, and loudly
                 now = time.perf_counter()
                 if chunk.choices and chunk.choices[0].delta.content:
                     (gaps if written else first).append(now - (last if written else begun))
                     written, last = written + 1, now
                 if chunk.usage is not None:
-                    return chunk.usage.completion_tokens
-            return written
+                    counted = chunk.usage.completion_tokens
+            return counted
 
     started, jobs = time.perf_counter(), []
     for text in prompts:

@@ -7,8 +7,10 @@ import contextlib
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary, ref
 
 from omniform.engine.request import Completion, Piece, Row, TokenLogprob
 from omniform.engine.stop import ShownText, StopStrings, stop_strings
@@ -63,6 +65,44 @@ class Times:
         if self.first is None:
             self.first = self.last
         self.tokens += 1
+
+
+class Bell:
+    """Wakes an event loop from another thread for many who wait: once for all that a step has news for.
+
+    A loop that is woken for every token of every request spends more on waking than on what the tokens cost.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = ref(loop)
+        self._news: deque[asyncio.Event] = deque()
+        self._rung = False
+
+    @staticmethod
+    def of(loop: asyncio.AbstractEventLoop) -> Bell:
+        """The bell of a loop; all who wait in it have the same."""
+        found = _BELLS.get(loop)
+        if found is None:
+            found = _BELLS[loop] = Bell(loop)
+        return found
+
+    def ring(self, event: asyncio.Event) -> None:
+        """Have an event set in the loop's thread."""
+        self._news.append(event)
+        if not self._rung:
+            self._rung = True
+            loop = self._loop()
+            with contextlib.suppress(RuntimeError):  # the loop was closed, so nobody waits any more
+                if loop is not None:
+                    loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        self._rung = False  # first, so that what comes from here on rings anew
+        while self._news:
+            self._news.popleft().set()
+
+
+_BELLS: WeakKeyDictionary[asyncio.AbstractEventLoop, Bell] = WeakKeyDictionary()
 
 
 class Handle:
@@ -163,12 +203,11 @@ class Handle:
 
     async def _wait(self, pieces: int) -> None:
         """Wait for more than so many pieces, or for the end."""
-        loop = asyncio.get_running_loop()
         changed = asyncio.Event()
+        bell = Bell.of(asyncio.get_running_loop())
 
         def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed, so nobody waits any more
-                loop.call_soon_threadsafe(changed.set)
+            bell.ring(changed)
 
         self._listeners.append(tell)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -38,17 +39,29 @@ class Worker:
         self._has_work = has_work
         self._abandon = abandon
         self._close = close
+        self._closing = False
         self._bell = threading.Condition()
         self._thread: Background | None = None
-        self._closing = False
-        weakref.finalize(self, _ring, self._bell).atexit = False
+        self._last = self._at_its_end()
+        _ALL.add(self)
+
+    def forked(self) -> None:
+        """Have no thread any more, in a process that was forked: there is none there to give back what it holds."""
+        self._last.detach()
+        self._bell, self._thread = threading.Condition(), None
+        self._last = self._at_its_end()
+
+    def _at_its_end(self) -> weakref.finalize[[threading.Condition], Worker]:
+        last = weakref.finalize(self, _ring, self._bell)
+        last.atexit = False
+        return last
 
     def wake(self) -> None:
         """Have a thread work, if there is work."""
         with self._bell:
             if not self._has_work():
                 return
-            if self._thread is not None and self._thread.is_alive():  # it is not in a process that was forked
+            if self._thread is not None:
                 self._bell.notify()
                 return
             own = weakref.ref(self)
@@ -115,3 +128,15 @@ def _ring(bell: threading.Condition) -> None:
     """Tell a thread that waits that nobody needs it any more."""
     with bell:
         bell.notify()
+
+
+_ALL: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for worker in list(_ALL):
+        worker.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -78,6 +78,10 @@ class Line:
         self._why: APIError | None = None
         self._begun = self._streams = self._ended = False
         self._refused: APIError | None = None
+        self._since: float | None = None
+        self._sender: asyncio.Task[object] | None = None
+        self._looks: asyncio.TimerHandle | None = None
+        self._stuck = False
 
     async def answered_by(self, app: ASGIApp, seconds: float) -> None:
         """Have an application answer, unless the client goes, or the time is over before."""
@@ -95,6 +99,9 @@ class Line:
             raise
         finally:
             timer.cancel()
+            if self._looks is not None:
+                self._looks.cancel()
+                self._looks = None
             self._desk.lines.discard(self)
             self._desk.incoming -= self._size
             if self._watching is not None:
@@ -213,14 +220,35 @@ class Line:
         await self._sent(message)
 
     async def _sent(self, message: Message) -> None:
+        # One timer looks after all writes of an answer: one for each would cost more than the writes do.
+        self._since, self._sender = time.monotonic(), asyncio.current_task()
+        if self._looks is None:
+            self._looks = asyncio.get_running_loop().call_later(self._limits.write_seconds, self._look)
         try:
-            async with asyncio.timeout(self._limits.write_seconds):
-                await self._send(message)
-        except TimeoutError:
-            if self._why is None:
-                self._why = APIError(GONE, "the client does not read its answer", code="client_too_slow")
-            self._cut()
-            raise GoneError("the client does not read its answer") from None
+            await self._send(message)
+        except asyncio.CancelledError:
+            if not self._stuck or self._sender is None:
+                raise
+            self._sender.uncancel()
+        finally:
+            self._since = None
+        if self._stuck:
+            raise GoneError("the client does not read its answer")
+
+    def _look(self) -> None:
+        """Give a client up that has not taken a piece for too long."""
+        self._looks = None
+        if self._since is None or self._sender is None:
+            return  # the next write has it look again
+        left = self._since + self._limits.write_seconds - time.monotonic()
+        if left > 0:
+            self._looks = asyncio.get_running_loop().call_later(left, self._look)
+            return
+        self._stuck = True
+        if self._why is None:
+            self._why = APIError(GONE, "the client does not read its answer", code="client_too_slow")
+        self._cut()
+        self._sender.cancel()
 
     def _has_body(self) -> bool:
         return any(

@@ -12,6 +12,8 @@ from starlette.types import Receive, Scope, Send
 from omniform.serve.accounts import refused_with
 from omniform.serve.errors import api_error
 
+_written = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 Events = AsyncIterator[Mapping[str, object]]
 """What a stream tells, event after event."""
 
@@ -67,9 +69,4 @@ def event_of(told: Mapping[str, object]) -> bytes:
     """One event."""
     kind = told.get("type")
     head = f"event: {kind}\n".encode() if isinstance(kind, str) else b""  # what is told in typed events names them
-    return (
-        head
-        + b"data: "
-        + json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-        + b"\n\n"
-    )
+    return head + b"data: " + _written(told).encode("utf-8", "replace") + b"\n\n"
