@@ -118,7 +118,6 @@ async def _begun(use: Use, desk: Desk, asked: ResponseRequest, items: list[Item]
     if asked.likely:
         settings["logprobs"] = asked.top_logprobs or 0
     choice, tools = choice_of(_choice(asked), [tool.as_chat() for tool in asked.tools or ()])
-    messages = messages_of_items(items, asked.instructions)
     return await speak(
         use,
         desk,
