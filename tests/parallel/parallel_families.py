@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from reference import saved_reference, transformers
+from torch import Tensor
 from train_proc_fork import all_of, each
 
-__all__ = ["MAKERS", "Made", "all_of", "each", "made"]
+import omniform
+
+__all__ = ["MAKERS", "Made", "all_of", "answers", "differences", "each", "loaded", "made"]
 
 SIZES = {
     "vocab_size": 67, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -107,13 +112,98 @@ MAKERS: Mapping[str, Maker] = {
     "llava": _llava,
     "bert": _bert,
 }  # fmt: skip
+DEEP: Mapping[str, Maker] = {
+    "llama deep": _causal("Llama", **{**GROUPED, "num_hidden_layers": 5}, tie_word_embeddings=True),
+    "gemma3 deep": _causal(
+        "Gemma3Text", "Gemma3ForCausalLM", **{**GROUPED, "num_hidden_layers": 6}, sliding_window=8,
+        query_pre_attn_scalar=8,
+    ),
+    "qwen3_moe deep": _causal(
+        "Qwen3Moe", **{**GROUPED, "num_hidden_layers": 4}, num_experts=6, num_experts_per_tok=2,
+        moe_intermediate_size=24, decoder_sparse_step=1,
+    ),
+}  # fmt: skip
+"""Those with layers for four processes."""
 SCALES = {"t5": 0.6}
 
 
 def made(name: str, folder: Path) -> Made:
     """A checkpoint with random weights, made when first asked for."""
     home = folder / name.replace(" ", "_")
-    kind, config, auto, beside = MAKERS[name]()
+    kind, config, auto, beside = {**MAKERS, **DEEP}[name]()
     if not home.exists():
         saved_reference(getattr(transformers, kind), config, home, scale=SCALES.get(name, 0.2))
     return Made(home, auto, beside)
+
+
+PROMPTS = [[5, 9, 17, 30, 4, 22, 41], [8, 61, 12], [33, 7, 21, 50, 11, 9, 14, 60, 25, 36, 19, 28]]
+
+
+def loaded(one: Made, **given: object) -> omniform.Model:
+    return getattr(omniform, one.auto).from_pretrained(str(one.folder), **given)
+
+
+def answers(one: Made, model: omniform.Model) -> dict[str, object]:
+    """Scores of a plain forward, and what is written: greedily, by seeded draws, and by an engine."""
+    ids = torch.tensor(PROMPTS[:1])
+    inputs: dict[str, Tensor] = {"input_ids": ids}
+    if one.kind == "picture":
+        inputs["input_ids"] = torch.tensor([[5, 3, 3, 3, 3, *PROMPTS[0]]])
+        inputs["pixel_values"] = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    if one.kind == "encoded":
+        inputs["decoder_input_ids"] = torch.tensor([[0, 8, 61, 12]])
+    with torch.inference_mode():
+        found: dict[str, object] = {"logits": model(**inputs).logits}
+    if one.kind == "none":
+        return found
+    found["greedy"] = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    found["beams"] = model.generate(**inputs, max_new_tokens=4, num_beams=2, do_sample=False)
+    found["drawn"] = model.generate(**inputs, max_new_tokens=6, do_sample=True, seed=7, temperature=1.3)
+    if one.kind == "text":
+        engine = omniform.Engine(model, max_tokens_per_step=8)
+        found["engine"] = [c.tokens for c in engine.generate_batch(PROMPTS, max_new_tokens=4, do_sample=False)]
+        found["unseeded"] = [c.tokens for c in engine.generate_batch(PROMPTS, max_new_tokens=4, do_sample=True)]
+    return found
+
+
+def differences(checkpoints: Path, run: Path, world: int, names: list[str], given: Mapping[str, object]) -> list[str]:
+    """What several processes find otherwise than one does; nothing, as it should be.
+
+    Args:
+        given: keywords that divide the model.
+    """
+    alone = {}
+    for name in names:
+        one = made(name, checkpoints)
+        torch.manual_seed(0)
+        model = loaded(one)
+        alone[name] = answers(one, copy.deepcopy(model))
+        alone[name]["numbers"] = sum(p.numel() for p in model.parameters())
+    wrong = []
+    for rank, theirs in enumerate(all_of(_together, world, run, checkpoints, names, given)):
+        for name in names:
+            mine, found = alone[name], theirs[name]
+            off = (found["logits"] - mine["logits"]).abs().max().item() / max(1, mine["logits"].abs().max().item())
+            if not off < 1e-5:
+                wrong.append(f"{name}, rank {rank}: scores are off by {off:.2g}")
+            for what in mine.keys() - {"logits", "numbers"}:
+                same = mine[what].equal(found[what]) if isinstance(mine[what], Tensor) else mine[what] == found[what]
+                if not same:
+                    wrong.append(f"{name}, rank {rank}: {what}: {mine[what]} alone, {found[what]} together")
+            if not found["numbers"] < mine["numbers"]:
+                wrong.append(f"{name}, rank {rank}: holds all {found['numbers']} numbers")
+    return wrong
+
+
+def _together(
+    rank: int, world: int, checkpoints: Path, names: list[str], given: Mapping[str, object]
+) -> dict[str, dict[str, object]]:
+    """What one of several processes finds."""
+    found = {}
+    for name in names:
+        torch.manual_seed(rank)  # what is drawn without a seed is what the first process draws
+        one = made(name, checkpoints)
+        model = loaded(one, **given)
+        found[name] = answers(one, model)
+        found[name]["numbers"] = sum(p.numel() for p in model.parameters())
+    return found

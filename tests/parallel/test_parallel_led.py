@@ -46,11 +46,11 @@ def asked(engine: omniform.Engine, one: Made) -> list[object]:
     return found
 
 
-def led(rank: int, world: int, folder: Path, names: list[str]) -> list[object]:
+def led(rank: int, world: int, folder: Path, names: list[str], given: dict[str, object]) -> list[object]:
     found = []
     for name in names:
         one = made(name, folder)
-        model = getattr(omniform, one.auto).from_pretrained(str(one.folder), tp_plan="auto")
+        model = getattr(omniform, one.auto).from_pretrained(str(one.folder), **given)
         engine = omniform.Engine(model, max_tokens_per_step=8)
         if rank:
             with pytest.raises(InputError, match="first process leads"):
@@ -68,7 +68,8 @@ def led(rank: int, world: int, folder: Path, names: list[str]) -> list[object]:
     return found
 
 
-def test_answers_are_those_of_one_process(checkpoints: Path) -> None:
+@pytest.mark.parametrize("plan", ["tp", "pp"])
+def test_answers_are_those_of_one_process(checkpoints: Path, plan: str) -> None:
     alone = []
     for name in FAMILIES:
         one = made(name, checkpoints)
@@ -76,5 +77,5 @@ def test_answers_are_those_of_one_process(checkpoints: Path) -> None:
         engine = omniform.Engine(model, max_tokens_per_step=8)
         alone.append(asked(engine, one))
         engine.close()
-    together = all_of(led, 2, checkpoints / "run", checkpoints, FAMILIES)[0]
+    together = all_of(led, 2, checkpoints / plan, checkpoints, FAMILIES, {f"{plan}_plan": "auto"})[0]
     assert [*zip(FAMILIES, together, strict=True)] == [*zip(FAMILIES, alone, strict=True)]

@@ -159,7 +159,7 @@ class SandboxError(OmniformError, RuntimeError):
 
 
 class WorkerError(OmniformError, RuntimeError):
-    """A process that loads data has died."""
+    """A process that this one needs (to load data, to hold a part of a model) has died."""
 
 
 class UnknownNameError(OmniformError, KeyError):

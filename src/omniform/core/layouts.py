@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -25,6 +25,7 @@ class Layout:
     specs: Mapping[int, StateSpec]
 
 
+@runtime_checkable
 class HasLayers(HasModules, Protocol):
     """A decoder."""
 

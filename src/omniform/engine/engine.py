@@ -32,7 +32,7 @@ from omniform.engine.handle import Handle
 from omniform.engine.handover import Handover, Legacy
 from omniform.engine.hooks import hooks_of
 from omniform.engine.memory import decoder_specs, divided_memory
-from omniform.engine.paged_state import MEMORY, ROWS, PagedState, kept_as, unit_bytes
+from omniform.engine.paged_state import MEMORY, ROWS, PagedState, kept_as, pool_of, unit_bytes
 from omniform.engine.parts import NO_PARTS, Parts, refuse_loop
 from omniform.engine.prompt_notes import PromptNotes, notes_of
 from omniform.engine.recorded import RECORDS, Recorded
@@ -143,10 +143,11 @@ class Engine:
         memory, step, size, prefix_cache = self._how
         self._kept_as = model.dtype, model.device
         assert isinstance(model, Generative)
-        specs = decoder_specs(model)
+        every = decoder_specs(model)
+        specs = self._together.own(every)
         sizes = self._sizes = unit_bytes(specs, model.dtype, self._coding)
         blocks, features, self._memory = divided_memory(model, memory, size, sizes)
-        blocks = self._together.blocks(blocks)
+        blocks = self._together.blocks(blocks, [pool_of(spec) for spec in every.values()])
         log.log(logging.INFO if memory == "auto" else logging.DEBUG, "memory of the engine: %s", self._memory)
         recorder = recorder_of(model.device) if self._graphs and self._together.ranks is None else None
         try:

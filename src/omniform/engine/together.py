@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -22,11 +23,15 @@ from omniform.architectures.generative import Generative
 from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError
 from omniform.core.packed import SlotRange
-from omniform.core.state import mixers
+from omniform.core.state import StateSpec, mixers
 from omniform.engine.channel import Channel
 from omniform.engine.paged_state import MEMORY, PagedState, Pool
 from omniform.engine.request import Request
 from omniform.transforms.shard import ranks_of
+from omniform.transforms.stage import far_slots
+
+MANY: Final = 2**62
+"""Blocks of a pool in which a process keeps nothing."""
 
 
 class Together:
@@ -53,11 +58,23 @@ class Together:
 
     # -- alike ---------------------------------------------------------------------------------------------------------
 
-    def blocks(self, found: dict[Pool, int]) -> dict[Pool, int]:
-        """How many blocks of each pool all of them have."""
-        if self.ranks is None or not found:
+    def own(self, specs: Mapping[int, StateSpec]) -> dict[int, StateSpec]:
+        """What is kept by the layers that this process computes, of what all layers keep."""
+        far = far_slots(self._model.decoder)
+        return {slot: spec for slot, spec in specs.items() if slot not in far}
+
+    def blocks(self, found: dict[Pool, int], pools: Iterable[Pool]) -> dict[Pool, int]:
+        """How many blocks of each pool all of them have.
+
+        Args:
+            found: how many this process has room for.
+            pools: of all layers; those of which none is here have room for any number.
+        """
+        named = list(dict.fromkeys(pools))
+        if self.ranks is None or not named:
             return found
-        return dict(zip(found, self.ranks.least(list(found.values())), strict=True))
+        least = self.ranks.least([found.get(pool, MANY) for pool in named])
+        return dict(zip(named, least, strict=True))
 
     @contextmanager
     def step(self, arrived: Iterable[Request], there: Iterable[Request]) -> Iterator[None]:
@@ -74,11 +91,11 @@ class Together:
             raise InputError("a step failed, after which the processes disagree", where="engine") from self._failed
         if not self.leads:
             self._agree(list(arrived), there)
-        self.ranks.speaker = threading.get_ident()
+        self.ranks.lead.speaker = threading.get_ident()
         try:
             yield
         finally:
-            self.ranks.speaker = None
+            self.ranks.lead.speaker = None
 
     def _agree(self, arrived: Sequence[Request], there: Iterable[Request]) -> None:
         assert self.ranks is not None
@@ -121,7 +138,7 @@ class Together:
                 "the first process leads", where="lead", expected="rank 0", found=f"rank {self.ranks.rank}"
             )
         self._channel, self._state = Channel(self.ranks, state, self._model.device), state
-        self.leads = self.ranks.leads = True
+        self.leads = self.ranks.lead.leads = True
         self._on_failure = failed
 
     def end(self) -> None:
@@ -130,7 +147,7 @@ class Together:
             self._tell("over")
         self.leads = False
         if self.ranks is not None:
-            self.ranks.leads = False
+            self.ranks.lead.leads = False
 
     def fail(self, error: BaseException) -> bool:
         """Note that a step failed; whether that is the end, since others may be in the midst of it."""

@@ -343,15 +343,22 @@ def open_checkpoint(
 
 def _shared_out(options: LoadOptions) -> tuple[LoadOptions, tuple[Transform, ...]]:
     """The same options with this process's own place, and what leaves it its part, where processes hold it together."""
-    if options.tp_plan is None and options.tp_size is None and options.device_mesh is None:
+    given = (options.tp_plan, options.tp_size, options.pp_plan, options.pp_size, options.device_mesh)
+    if all(one is None for one in (*given, options.distributed_config)):
         return options, ()
     from omniform.hub.together import own_device, ranks_asked  # for those who compute with others
     from omniform.transforms.shard import Shard
+    from omniform.transforms.stage import Stage
 
-    ranks = ranks_asked(options)
-    if ranks is None:
+    shares = ranks_asked(options)
+    if shares is None:
         return options, ()
-    return own_device(options), (Shard(ranks),) if ranks.count > 1 else ()
+    found: list[Transform] = []
+    if shares.stages is not None and shares.stages.count > 1:
+        found.append(Stage(shares.stages, shares.among))
+    if shares.tensor is not None and shares.tensor.count > 1:
+        found.append(Shard(shares.tensor, shares.among))
+    return own_device(options), tuple(found)
 
 
 def _of_whole_numbers(dtype: object) -> tuple[Transform, ...]:

@@ -384,6 +384,9 @@ def untie_what_differs(model: Model, held: Iterable[str], alike: Callable[[str, 
         if not alike(spelled[copy], spelled[owner]):
             path = table.copies[copy]
             assign(model, path, torch.empty_like(tensors[path]))
+            if path in keymap_of(model).owners:  # what it is tied to lies in another process
+                others = {own: to for own, to in keymap_of(model).owners.items() if own != path}
+                model.keymap = replace(keymap_of(model), owners=others)
             log.warning("%s: %s differs from %s, which it is usually tied to", model.name_or_path, copy, owner)
 
 
@@ -508,7 +511,7 @@ def _spelled(
     for key in held:
         meant = table.canonical(key, prefixes)
         if meant is None:
-            if not table.is_ignored(key):
+            if not table.is_ignored(key) and not table.is_elsewhere(key, prefixes):
                 strangers.append(key)
         elif meant in table.duplicates:
             copies.setdefault(table.duplicates[meant], key)

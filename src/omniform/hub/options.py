@@ -47,7 +47,6 @@ REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "from_flax": ((None, False), "Flax's files are not read"),
     "proxies": ((None, {}), "proxies are set in the environment (HTTPS_PROXY)"),
     "key_mapping": ((None, {}), "the checkpoint's keys are matched by the family's own table"),
-    "distributed_config": ((None,), "a model is spread over processes by tp_plan='auto'"),
     "use_kernels": ((None, False), "kernels are not fetched from the Hub"),
     "allow_all_kernels": ((None, False), "kernels are not fetched from the Hub"),
     "kernel_config": ((None,), "kernels are not fetched from the Hub"),
@@ -80,7 +79,10 @@ class LoadOptions:
     target_lang: str | None = None
     tp_plan: object = None
     tp_size: object = None
+    pp_plan: object = None
+    pp_size: object = None
     device_mesh: object = None
+    distributed_config: object = None
 
 
 LOAD_ARGUMENTS = (

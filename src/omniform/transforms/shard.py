@@ -44,18 +44,28 @@ class Transformed(Protocol):
     transforms: tuple[Transform, ...]
 
 
-class Shard(Transform):
-    """Leaves a model one rank's part of itself.
+class Divided(Transform):
+    """An edit that leaves a process its share of a model.
 
     Args:
-        ranks: the processes, and which this one is.
+        ranks: the processes that share what is divided, and which this one is.
+        among: all that hold the model together; those, if they are not said.
+    """
+
+    def __init__(self, ranks: Ranks, among: Ranks | None = None) -> None:
+        self.ranks = ranks
+        self.among = ranks if among is None else among
+
+
+class Shard(Divided):
+    """Leaves a model one rank's part of itself.
 
     Attributes:
         whole: the blocks that know how they are cut and are computed whole by every rank all the same.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
+    def __init__(self, ranks: Ranks, among: Ranks | None = None) -> None:
+        super().__init__(ranks, among)
         self.whole: list[str] = []
         self._summed: list[nn.Module] = []
         self._head: tuple[nn.Module, list[int]] | None = None
@@ -106,14 +116,14 @@ class Shard(Transform):
             module.register_forward_hook(partial(_total, self.ranks))
         if self._head is not None:
             head, widths = self._head
-            head.register_forward_hook(partial(_joined, self.ranks, widths))
+            head.register_forward_hook(partial(_joined, self.ranks, widths), prepend=True)  # the whole is handed on
         model.requires_grad_(False)
 
 
 def ranks_of(model: nn.Module) -> Ranks | None:
     """The processes that hold a model together; None for a model of one."""
     transforms = model.transforms if isinstance(model, Transformed) else ()
-    return next((one.ranks for one in transforms if isinstance(one, Shard)), None)
+    return next((one.among for one in transforms if isinstance(one, Divided)), None)
 
 
 def _total(ranks: Ranks, module: nn.Module, inputs: object, output: Tensor) -> Tensor:

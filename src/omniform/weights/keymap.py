@@ -69,6 +69,9 @@ class KeyMap:
         modules: regular expressions and replacements from the checkpoint's paths to those of the ecosystem's modules,
             where it has renamed these and not the checkpoints: files of adapters are spelled by its modules.
         parts: our tensors of which this process holds a part, by path.
+        gone: our tensors that other processes hold, by path, with their shapes.
+        gone_ties: our paths, in other processes, of tensors that were tied to another one.
+        owners: of tensors that were tied to one that is gone: their path to that one's, under whose key they lie.
     """
 
     rules: Mapping[str, Rule]
@@ -77,6 +80,9 @@ class KeyMap:
     layouts: Sequence[Layout] = ()
     modules: Sequence[tuple[str, str]] = ()
     parts: Mapping[str, Part] = field(default_factory=dict)
+    gone: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    gone_ties: frozenset[str] = frozenset()
+    owners: Mapping[str, str] = field(default_factory=dict)
 
     def as_in(self, keys: Iterable[str] | Mapping[str, Shaped]) -> KeyMap:
         """The map for a checkpoint with these keys, in whichever layout it lies."""
@@ -142,9 +148,13 @@ class KeyMap:
             WeightsError: two of our tensors would live in the same place (a mistake in the map).
         """
         rules = _Rules.of(self.rules)
-        links = {path: rules.resolve(path) for path in shapes}
+        links = {path: rules.resolve(self.owners.get(path, path)) for path in shapes}
         if self.parts:
             shapes = {path: self._whole(path, shape) for path, shape in shapes.items()}
+        own = dict(shapes)
+        gone = {path: shape for path, shape in self.gone.items() if path not in self.owners.values()}
+        links |= {path: rules.resolve(path) for path in gone}
+        shapes = {**shapes, **gone}
         wanted: dict[str, tuple[int, ...]] = {}
         taken: dict[object, str] = {}
         held: dict[str, int] = {}
@@ -159,10 +169,15 @@ class KeyMap:
                     continue
                 held[link.key] = held.get(link.key, 0) + math.prod(link.part(shapes[path]))
         _check_totality(links, shapes, wanted, held)
-        copies = {rules.resolve(path)[0].key: path for path in ties or {}}
+        tied = {**(ties or {}), **{path: path for path in self.owners if path in own}}
+        copies = {rules.resolve(path)[0].key: path for path in tied}
         copies = {key: path for key, path in copies.items() if key not in wanted}
-        duplicates = {key: links[(ties or {})[path]][0].key for key, path in copies.items()}
-        return KeyTable(links, wanted, dict(shapes), duplicates, copies, self)
+        duplicates = {key: links[tied[path]][0].key for key, path in copies.items()}
+        mine = {path: links[path] for path in own}
+        read = {link.key for parts in mine.values() for link in parts}
+        elsewhere = wanted.keys() - read | {rules.resolve(path)[0].key for path in self.gone_ties} - read
+        wanted = {key: shape for key, shape in wanted.items() if key in read}
+        return KeyTable(mine, wanted, own, duplicates, copies, self, frozenset(elsewhere - duplicates.keys()))
 
     def _whole(self, path: str, shape: Sequence[int]) -> Sequence[int]:
         part = self.parts.get(path)
@@ -195,6 +210,7 @@ class KeyTable:
         ours: our tensors' shapes.
         duplicates: keys that some checkpoints hold a second copy under, to the key that counts (tied weights).
         copies: the same keys, to our path that is tied.
+        elsewhere: keys that other processes read.
     """
 
     links: Mapping[str, Sequence[Link]]
@@ -203,6 +219,7 @@ class KeyTable:
     duplicates: Mapping[str, str]
     copies: Mapping[str, str]
     keymap: KeyMap
+    elsewhere: frozenset[str] = frozenset()
 
     def key(self, path: str) -> str:
         """The checkpoint's key for our tensor at ``path``, or for the first part of it."""
@@ -273,13 +290,19 @@ class KeyTable:
             key: a key of a checkpoint.
             prefixes: prefixes (without the dot) that old files lack or have too many of.
         """
-        for spelling in self.keymap.spellings(key):
-            for candidate in (spelling, *_with_and_without(spelling, prefixes)):
-                if candidate in self.shapes:
-                    return candidate
-                if candidate in self.duplicates:
-                    return candidate
+        for candidate in self._meant(key, prefixes):
+            if candidate in self.shapes or candidate in self.duplicates:
+                return candidate
         return None
+
+    def is_elsewhere(self, key: str, prefixes: Iterable[str] = ()) -> bool:
+        """Whether other processes read what ``key`` means; see :meth:`canonical`."""
+        return bool(self.elsewhere) and any(one in self.elsewhere for one in self._meant(key, prefixes))
+
+    def _meant(self, key: str, prefixes: Iterable[str]) -> Iterable[str]:
+        for spelling in self.keymap.spellings(key):
+            yield spelling
+            yield from _with_and_without(spelling, prefixes)
 
 
 WRAPPED = r"^(_orig_mod|module)\."
