@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from reference import saved_reference, transformers
 from torch import Tensor
-from train_proc_fork import all_of, each
 
 import omniform
+from reference import saved_reference, transformers
+from train_proc_fork import all_of, each
 
 __all__ = ["MAKERS", "Made", "all_of", "answers", "differences", "each", "loaded", "made"]
 

@@ -88,14 +88,15 @@ class Ranks:
     def total(self, x: Tensor) -> Tensor:
         """The sum of what all ranks bring, the same bits on all of them. Any shape, the same on every rank; in place
         where that may be."""
-        self._check_grad(x)
+        self.check_grad(x)
         self.check_heard()
         x = x.contiguous()
         with self._spoken():
             dist.all_reduce(x, group=self.group)
         return x
 
-    def _check_grad(self, x: Tensor) -> None:
+    def check_grad(self, x: Tensor) -> None:
+        """Raise InputError where somebody wants gradients of what processes compute together."""
         if torch.is_grad_enabled() and x.requires_grad:
             raise InputError(
                 "gradients are not taken across processes",
@@ -151,7 +152,7 @@ class Ranks:
 
     def give(self, x: Tensor, to: int) -> None:
         """Hand something to one of the others, which takes it. Any shape."""
-        self._check_grad(x)
+        self.check_grad(x)
         self.check_heard()
         with self._spoken():
             dist.send(_header(x), self._named(to), group=self.group)
@@ -179,7 +180,7 @@ class Ranks:
         """
         self.check_heard()
         if x is not None:
-            self._check_grad(x)
+            self.check_grad(x)
             x = x.contiguous()
         header = _no_header(device) if x is None else _header(x)
         with self._spoken():

@@ -101,8 +101,7 @@ class Shard(Divided):
     def _cut_head(self, model: nn.Module, owners: Mapping[int, str]) -> dict[str, tuple[int, range]]:
         """The projection onto the vocabulary, unless the table of tokens is the same matrix."""
         head = model.get_output_embeddings() if isinstance(model, HasOutput) else None
-        tied = head is None or owners[id(head._parameters.get("weight"))] != _path_of(model, head, "weight")
-        if head is None or tied or type(head) is not nn.Linear:
+        if type(head) is not nn.Linear or owners[id(head.weight)] != _path_of(model, head, "weight"):
             return {}
         parts = self.ranks.parts(head.out_features)
         self._head = head, [len(part) for part in parts]

@@ -148,6 +148,7 @@ class Passes:
 
     def far(self, x: Tensor, ctx: StepContext) -> Tensor:
         """What comes of a layer that is computed elsewhere."""
+        self.ranks.check_grad(x)
         _check_watched(ctx)
         if self._to_all(ctx):
             return self.ranks.shown(None, self.stage, x.device)
@@ -155,6 +156,7 @@ class Passes:
 
     def before(self, module: nn.Module, given: tuple[object, ...]) -> None:
         """Refuse, before a layer of this process computes, what it alone would see."""
+        self.ranks.check_grad(cast(Tensor, given[0]))
         _check_watched(next(one for one in given if isinstance(one, StepContext)))
 
     def near(self, module: nn.Module, given: tuple[object, ...], x: object) -> object:
