@@ -15,8 +15,8 @@ from omniform.transforms.stage import split
 from reference import saved_reference, transformers
 
 WRITING = [
-    "llama", "llama tied", "gemma3", "gpt2", "bloom", "gpt_neox", "olmo2", "mixtral", "deepseek_v3", "gpt_oss", "t5", "bart",
-    "llava",
+    "llama", "llama tied", "gemma3", "gpt2", "bloom", "gpt_neox", "olmo2", "mixtral", "deepseek_v3", "gpt_oss", "t5",
+    "bart", "llava",
 ]  # fmt: skip
 IDS = torch.tensor([[5, 9, 17, 30, 4, 22, 41]])
 

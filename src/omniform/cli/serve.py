@@ -41,7 +41,10 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     own.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages of others that may call")
     own.add_argument(
-        "--tensor-parallel", type=int, default=1, metavar="N", help="divide the model among N processes, or GPUs, here"
+        "--tensor-parallel", type=int, default=1, metavar="N", help="divide layers among N processes, or GPUs, here"
+    )
+    own.add_argument(
+        "--pipeline-parallel", type=int, default=1, metavar="N", help="have layers lie in N processes, or GPUs, in turn"
     )
     own.add_argument("--max-running", type=int, metavar="N", help="requests that run at once (256)")
     own.add_argument("--max-waiting", type=int, metavar="N", help="requests that wait for their turn (1024)")
@@ -80,6 +83,7 @@ def work(given: argparse.Namespace) -> None:
         keys=tuple(given.api_keys),
         log_prompts=given.log_prompts,
         tensor_parallel=given.tensor_parallel,
+        pipeline_parallel=given.pipeline_parallel,
         typed_tokens=given.allow_special_tokens,
         limits=_limits(given),
     )

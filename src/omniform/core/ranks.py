@@ -91,7 +91,7 @@ class Ranks:
         self.check_grad(x)
         self.check_heard()
         x = x.contiguous()
-        with self._spoken():
+        with self.spoken():
             dist.all_reduce(x, group=self.group)
         return x
 
@@ -105,7 +105,7 @@ class Ranks:
             )
 
     @contextmanager
-    def _spoken(self) -> Iterator[None]:
+    def spoken(self) -> Iterator[None]:
         """What torch says where one of the processes has ended, as an error of ours."""
         try:
             yield
@@ -136,13 +136,13 @@ class Ranks:
         most = max(widths)
         mine = torch.nn.functional.pad(x, (0, most - x.shape[-1])).contiguous()
         found = [torch.empty_like(mine) for _ in widths]
-        with self._spoken():
+        with self.spoken():
             dist.all_gather(found, mine, group=self.group)
         return torch.cat([part[..., :width] for part, width in zip(found, widths, strict=True)], dim=-1)
 
     def told(self, x: Tensor) -> Tensor:
         """What the first rank brings. Any shape, the same on every rank; in place."""
-        with self._spoken():
+        with self.spoken():
             dist.broadcast(x, self._named(0), group=self.group)
         return x
 
@@ -154,7 +154,7 @@ class Ranks:
         """Hand something to one of the others, which takes it. Any shape."""
         self.check_grad(x)
         self.check_heard()
-        with self._spoken():
+        with self.spoken():
             dist.send(_header(x), self._named(to), group=self.group)
             if x.numel():
                 dist.send(_bytes(x.contiguous()), self._named(to), group=self.group)
@@ -163,7 +163,7 @@ class Ranks:
         """What one of the others gives, on this process's ``device``."""
         self.check_heard()
         header = _no_header(device)
-        with self._spoken():
+        with self.spoken():
             dist.recv(header, self._named(source), group=self.group)
             x = _blank(header)
             if x.numel():
@@ -183,7 +183,7 @@ class Ranks:
             self.check_grad(x)
             x = x.contiguous()
         header = _no_header(device) if x is None else _header(x)
-        with self._spoken():
+        with self.spoken():
             dist.broadcast(header, self._named(source), group=self.group)
             found = _blank(header) if x is None else x
             if found.numel():
@@ -194,7 +194,7 @@ class Ranks:
         """The least of what each rank brings, number by number."""
         self.check_heard()
         x = torch.tensor(numbers, dtype=torch.int64, device=self.device)
-        with self._spoken():
+        with self.spoken():
             dist.all_reduce(x, dist.ReduceOp.MIN, group=self.group)
         found: list[int] = x.tolist()
         return found

@@ -62,22 +62,24 @@ class Channel:
         own = dist.get_process_group_ranks(ranks.group) if ranks.group is not None else None
         self._group = dist.new_group(own, timeout=PATIENCE, backend="gloo", use_local_synchronization=own is not None)
         self._source = 0 if own is None else own[0]
-        self._state, self._device = state, device
+        self._ranks, self._state, self._device = ranks, state, device
 
     def tell(self, message: Message) -> None:
         """Say something to all others."""
         file = io.BytesIO()
         _Pickler(file, self._state).dump(message)
         data = torch.frombuffer(file.getbuffer(), dtype=torch.uint8)
-        dist.broadcast(torch.tensor([len(data)]), self._source, group=self._group)
-        dist.broadcast(data, self._source, group=self._group)
+        with self._ranks.spoken():
+            dist.broadcast(torch.tensor([len(data)]), self._source, group=self._group)
+            dist.broadcast(data, self._source, group=self._group)
 
     def heard(self) -> Message:
         """What is said next; waits for it."""
         size = torch.zeros(1, dtype=torch.int64)
-        dist.broadcast(size, self._source, group=self._group)
-        data = torch.empty(int(size), dtype=torch.uint8)
-        dist.broadcast(data, self._source, group=self._group)
+        with self._ranks.spoken():
+            dist.broadcast(size, self._source, group=self._group)
+            data = torch.empty(int(size), dtype=torch.uint8)
+            dist.broadcast(data, self._source, group=self._group)
         return cast(Message, _Unpickler(io.BytesIO(data.numpy().tobytes()), self._state, self._device).load())
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from omniform.architectures.generative import Generative
 from omniform.core.context import Memory, StepContext
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, WorkerError
 from omniform.core.packed import SlotRange
 from omniform.core.state import StateSpec, mixers
 from omniform.engine.channel import Channel
@@ -88,7 +88,7 @@ class Together:
             yield
             return
         if self._failed is not None:
-            raise InputError("a step failed, after which the processes disagree", where="engine") from self._failed
+            raise WorkerError("a step failed, after which the processes disagree", where="engine") from self._failed
         if not self.leads:
             self._agree(list(arrived), there)
         self.ranks.lead.speaker = threading.get_ident()

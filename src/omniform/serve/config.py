@@ -101,7 +101,8 @@ class ServeConfig:
         cors: origins of pages that may call; none by default.
         keys: files with API keys; with the environment's ``OMNIFORM_API_KEYS``. None at all: everybody may ask.
         log_prompts: whether the log holds what clients write.
-        tensor_parallel: how many processes of this machine hold the one model that is served.
+        tensor_parallel: among how many processes of this machine each layer of the one model that is served is divided.
+        pipeline_parallel: in how many processes, or groups of them, its layers lie, one after another.
         typed_tokens: whether special tokens that clients type are tokens: then whoever writes a message can write
             those of others, and of the system.
     """
@@ -121,6 +122,7 @@ class ServeConfig:
     log_prompts: bool = False
     typed_tokens: bool = False
     tensor_parallel: int = 1
+    pipeline_parallel: int = 1
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -133,16 +135,23 @@ class ServeConfig:
             parse_memory(self.models_memory)
         self._check_processes()
 
+    @property
+    def processes(self) -> int:
+        """How many processes hold the model together."""
+        return self.tensor_parallel * self.pipeline_parallel
+
     def _check_processes(self) -> None:
-        count = self.tensor_parallel
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise InputError("no number of processes", where="tensor_parallel", expected="1 or more", found=repr(count))
-        if count == 1:
+        for name in ("tensor_parallel", "pipeline_parallel"):
+            count = getattr(self, name)
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise InputError("no number of processes", where=name, expected="1 or more", found=repr(count))
+        if self.processes == 1:
             return
+        where = "tensor_parallel" if self.tensor_parallel > 1 else "pipeline_parallel"
         one = self.models[0]
         for what, there in (
             ("several models", len(self.models) > 1), ("adapters", bool(one.adapters)),
             ("a model that is unloaded when idle", self.idle_seconds is not None),
         ):  # fmt: skip
             if there:
-                raise InputError(f"{what}: not in several processes", where="tensor_parallel", found=count)
+                raise InputError(f"{what}: not in several processes", where=where, found=self.processes)

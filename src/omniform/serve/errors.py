@@ -17,6 +17,7 @@ from omniform.core.errors import (
     RepoError,
     UnknownArgumentError,
     WeightsError,
+    WorkerError,
     brief,
 )
 
@@ -86,6 +87,11 @@ def api_error(error: BaseException) -> APIError:
         log.error("out of memory", exc_info=error)
         return APIError(
             503, "the server has no memory for this now", code="out_of_memory", headers={"Retry-After": "5"}
+        )
+    if isinstance(error, WorkerError):
+        log.error("a part of the model is gone: %s", error)
+        return APIError(
+            503, "the server has lost a part of the model", code="model_lost", headers={"Retry-After": "10"}
         )
     if isinstance(error, (ConfigError, WeightsError)):
         log.error("a checkpoint cannot be used: %s", error)

@@ -269,13 +269,13 @@ def load_model(source: ModelSource, config: ServeConfig) -> Loaded:
     options = _options(config)
     others: Others | None = None
     how = {"memory": config.memory, "cache_dtype": config.cache_dtype}
-    stack = None if config.tensor_parallel > 1 else stacked(source, options)
+    stack = None if config.processes > 1 else stacked(source, options)
     if stack is not None:
         model = stack.transformers_model
         crafts = Crafts(source, model, stack, config.limits.seconds)
         return Loaded(source, model, cast(Reader, stack.tokenizer), None, crafts, model.get_memory_footprint())
-    if config.tensor_parallel > 1:
-        model, others = load_together(source.source, config.tensor_parallel, options, how)
+    if config.processes > 1:
+        model, others = load_together(source.source, config.tensor_parallel, config.pipeline_parallel, options, how)
     else:
         model = load_as_saved(source.source, **options)
     reader = cast(Reader, AutoProcessor.from_pretrained(source.source))

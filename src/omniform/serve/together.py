@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,20 @@ FAILED: Final = 70
 
 GRACE: Final = 10.0
 """Seconds that the others have to end in, once they are let go."""
+
+
+LAST_WORDS: Final = 1.0
+"""Seconds in which requests still hear that the model has lost a process, before the server ends."""
+
+STEP: Final = timedelta(minutes=10)
+"""The longest that one process waits in a step for what another computes."""
+
+
+def divided(tensor: int, pipeline: int) -> dict[str, object]:
+    """How a model is loaded whose layers ``tensor`` processes divide, in ``pipeline`` stages."""
+    sizes = {"tp": tensor, "pp": pipeline}
+    plans = {f"{kind}_plan": "auto" for kind, size in sizes.items() if size > 1}
+    return {**plans, **{f"{kind}_size": size for kind, size in sizes.items() if size > 1}}
 
 
 class Others:
@@ -92,8 +107,8 @@ class Others:
 
     def fail(self, error: BaseException) -> None:
         """A step failed here, and others may be in the midst of it: end, once the cause of it was told."""
-        time.sleep(1.0)
-        self._give_up(f"a step of a model in {self._count} processes failed: {error}")
+        why = f"a step of a model in {self._count} processes failed: {error}"
+        threading.Timer(LAST_WORDS / 2, self._give_up, (why,)).start()
 
     def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
@@ -107,6 +122,10 @@ class Others:
         self._ending = True
         log.critical("%s: the server ends", why)
         print(f"omniform: {why}: the server ends", file=sys.stderr, flush=True)
+        threading.Thread(target=self._end_all, name="ranks-end").start()
+
+    def _end_all(self) -> None:
+        time.sleep(LAST_WORDS)  # whoever waits for an answer hears that there is none, and whose fault it was is told
         for process in self._processes:
             with contextlib.suppress(OSError):
                 process.kill()
@@ -114,9 +133,16 @@ class Others:
 
 
 def load_together(
-    source: str, count: int, options: Mapping[str, object], how: Mapping[str, object]
+    source: str, tensor: int, pipeline: int, options: Mapping[str, object], how: Mapping[str, object]
 ) -> tuple[Model, Others]:
     """This process's part of a model, and the others, which hold theirs.
+
+    Args:
+        source: the checkpoint.
+        tensor: among how many processes each layer is divided.
+        pipeline: in how many of these groups layers lie, one after another.
+        options: how it is loaded; what JSON can say.
+        how: the engine's settings.
 
     Raises:
         OmniformError: it cannot be loaded, or does not write.
@@ -124,10 +150,11 @@ def load_together(
     if dist.is_initialized():
         raise InputError(
             "the processes hold a model already",
-            where="--tensor-parallel",
+            where="--tensor-parallel, --pipeline-parallel",
             remedy="Start the server anew to reload it.",
         )
-    others = Others(source, count, options, how)
+    options = {**options, **divided(tensor, pipeline)}
+    others = Others(source, tensor * pipeline, options, how)
     try:
         others.meet()
         return _writing(source, options), others
@@ -137,10 +164,11 @@ def load_together(
 
 
 def _writing(source: str, options: Mapping[str, object]) -> Model:
-    model = load_as_saved(source, tp_plan="auto", **options)
+    model = load_as_saved(source, **options)
     if not isinstance(model, Generative) or not model.can_generate():
         raise InputError(
-            f"a {type(model).__name__} does not write, and is served by one process", where="--tensor-parallel"
+            f"a {type(model).__name__} does not write, and is served by one process",
+            where="--tensor-parallel, --pipeline-parallel",
         )
     return model
 
@@ -156,7 +184,7 @@ def _meet(meeting: str, rank: int, count: int) -> None:
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are all here, whatever this machine is called
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=count)
+    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=count, timeout=STEP)
 
 
 def _end_with_server() -> None:
