@@ -76,7 +76,7 @@ exhaustive: .venv/.test
 	$(BIN)/python -m pytest $(WORKERS) tests/exhaustive
 
 .venv/.bench: .venv/.test
-	$(PIP) -e '.[bench]'
+	$(PIP) -e '.[versus]'
 	@touch $@
 
 .venv/bin/pip:

@@ -1,0 +1,1 @@
+"""Measuring: configs, contenders side by side, commits, and what is kept of it."""
