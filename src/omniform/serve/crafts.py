@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from omniform.architectures.model import Model
-from omniform.core.errors import UnknownNameError
+from omniform.core.errors import InputError, RepoError, UnknownNameError
 from omniform.embeddings.cross import CrossEncoder
 from omniform.embeddings.embedder import Embedder
 from omniform.embeddings.layout import MODULES, read_told
@@ -21,6 +23,8 @@ from omniform.pipelines.factory import pipeline_around
 from omniform.pipelines.registry import PIPELINE_REGISTRY
 from omniform.serve.config import ModelSource
 from omniform.serve.errors import APIError
+
+log = logging.getLogger("omniform.serve")
 
 Stacked = Embedder | CrossEncoder
 T = TypeVar("T")
@@ -110,14 +114,36 @@ class Crafts:
                 longest = {"max_time": self._seconds} if impl._pipeline_calls_generate else {}
                 if not self._model.can_generate():
                     longest = {}
-                self._pipelines[key] = pipeline_around(
-                    key, self._model, self._origin.source, device=self._model.device, **longest
-                )
+                try:
+                    self._pipelines[key] = pipeline_around(
+                        key, self._model, self._origin.source, device=self._model.device, **longest
+                    )
+                except RepoError as error:  # of the server's files, which are nothing to clients
+                    log.error("the model %r cannot do %s: %s", self._origin.name, key, error)
+                    raise self._unable(f"lacks what it needs for {key} here", "model_unusable") from error
             return self._pipelines[key]
 
+    def pipeline_for(self, task: str, what: str, code: str) -> Pipeline:
+        """The pipeline of a task that has a door of its own, where clients name no task.
+
+        Args:
+            what: a model does not do that cannot do it.
+            code: the same for a program.
+
+        Raises:
+            APIError: the model does not do it.
+        """
+        try:
+            return self.pipeline(task)
+        except InputError as error:
+            if error.where != "task":
+                raise
+            raise self._unable(what, code) from error
+
     async def done(self, work: Callable[[], T]) -> T:
-        """What some work gives, in a thread, one work after another."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+        """What some work gives, in a thread, one work after another; it knows for whose request it is done."""
+        within = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._worker, lambda: within.run(work))
 
     def close(self) -> None:
         """Take no more work."""

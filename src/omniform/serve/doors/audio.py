@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import threading
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +18,7 @@ from omniform.core.languages import LANGUAGES
 from omniform.core.spoken import Utterance
 from omniform.core.subtitles import subtitles
 from omniform.inputs.audio.load import open_recording
+from omniform.serve.accounts import spent
 from omniform.serve.desk import Desk, desk_of
 from omniform.serve.doing import ignored
 from omniform.serve.errors import APIError
@@ -26,6 +28,9 @@ from omniform.serve.threads import in_thread
 from omniform.serve.uploads import Form, form_of
 
 router = APIRouter()
+
+SECOND: Final = 10
+"""Tokens that a second of sound counts as where keys have limits."""
 
 FORMS: Final = ("json", "text", "srt", "verbose_json", "vtt")
 KNOWN: Final = frozenset(
@@ -68,6 +73,7 @@ async def _written(request: Request, *, translate: bool) -> Response:
         if use.adapter is not None:
             raise APIError(400, "an adapter hears nothing", param="model", code="model_not_supported")
         seconds = await in_thread(lambda: _length(form.file, desk))
+        spent(math.ceil(seconds * SECOND))
 
         def listen(over: threading.Event) -> Iterator[Utterance]:
             return ear(form.file, desk, over)
@@ -130,12 +136,17 @@ class Transcript:
 
     async def said(self) -> list[Utterance]:
         """All of it."""
-        return [one async for one in self.utterances]
+        return [one async for one in self._counted()]
+
+    async def _counted(self) -> AsyncIterator[Utterance]:
+        async for one in self.utterances:
+            spent(len(one.tokens))
+            yield one
 
     async def events(self) -> Events:
         """Piece by piece."""
         text = ""
-        async for one in self.utterances:
+        async for one in self._counted():
             delta = one.text if text else one.text.lstrip()
             text += delta
             yield {"type": "transcript.text.delta", "delta": delta}

@@ -17,8 +17,9 @@ from omniform.pipelines.hearing import Hearing
 from omniform.pipelines.registry import PIPELINE_REGISTRY
 from omniform.pipelines.seeing import Seeing
 from omniform.pipelines.video_classification import VideoClassificationPipeline
+from omniform.serve.accounts import spent
 from omniform.serve.desk import Desk, check_count, desk_of
-from omniform.serve.doing import done, ignored
+from omniform.serve.doing import done, ignored, tokens_of
 from omniform.serve.errors import APIError
 from omniform.serve.messages import medium_of, part_of
 from omniform.serve.plain_json import plain
@@ -80,7 +81,9 @@ async def pipeline(
 
         def work() -> object:
             pipe = use.loaded.crafts.pipeline(task)
-            return plain(answered(pipe, asked.inputs, parameters, desk))
+            told = answered(pipe, asked.inputs, parameters, desk)
+            spent(tokens_of(pipe.tokenizer, told))
+            return plain(told)
 
         found = await done(use, work)
         return JSONResponse(found, headers=ignored(asked.ignored()))
@@ -116,6 +119,7 @@ def answered(pipe: Pipeline, inputs: object, parameters: Mapping[str, object], d
     info = PIPELINE_REGISTRY.check_task(pipe.task)[1]
     text = info.get("type") == "text" and not isinstance(pipe, VideoClassificationPipeline)
     reading = {} if text or pipe.task == "image-text-retrieval" else {"media_access": desk.media}
+    spent(tokens_of(pipe.tokenizer, read))
     call: Callable[..., object] = pipe
     try:
         if isinstance(read, Mapping) and pipe.task == "question-answering":

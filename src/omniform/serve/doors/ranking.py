@@ -108,7 +108,12 @@ async def classify(request: Request, asked: Annotated[ClassifyRequest, Depends(r
     check_count("input", len(texts), MOST)
     async with desk.use(request, asked.model) as use:
         crafts = use.loaded.crafts
-        data, tokens = await done(use, lambda: classes_of(crafts.pipeline("text-classification"), texts))
+
+        def work() -> tuple[list[dict[str, object]], int]:
+            pipe = crafts.pipeline_for("text-classification", "tells no classes of texts", "model_does_not_classify")
+            return classes_of(pipe, texts)
+
+        data, tokens = await done(use, work)
         answer = {**_head("classify", use.name), "data": data, "usage": _usage(tokens)}
         return JSONResponse(answer, headers=ignored(asked.ignored()))
 
