@@ -165,13 +165,13 @@ def _cuts(
         assert isinstance(axis, int)
         return {owners[id(held)]: (axis, own)}
     layer = block.get_submodule(name)
-    if not isinstance(layer, Stacked) and not (isinstance(layer, nn.Linear) and "weight" in layer._parameters):
+    if not isinstance(layer, (Stacked, nn.Linear)) or layer._parameters.get("weight") is None:
         raise InputError(
             "a layer whose matrix is kept in this form is not divided among processes",
             where="tp_plan",
             expected="matrices of floats, or dtype='int8' and 'int4', which are made of them",
             found=f"{path}.{name}: {type(layer).__name__}",
-            remedy="Load it without tp_plan, or dequantize=True.",
+            remedy="Load it with pp_plan='auto' instead, which cuts no matrix, or with dequantize=True.",
         )
     found: dict[str, tuple[int, range]] = {}
     for kind, tensor in layer._parameters.items():
