@@ -12,7 +12,7 @@ NATIVE := $(wildcard native/*.*)
 # Where `make bench` writes.
 OUT ?= out
 
-.PHONY: demo test quick check index bench exhaustive real hub page-test clean
+.PHONY: demo test quick check index bench exhaustive real hub page-test ray-test clean
 
 ## demo: set up, then let the bundled checkpoints answer a question about a real picture, and hear a command
 demo: .venv/.run
@@ -57,6 +57,15 @@ page-test: .venv/.test
 		{ echo "Install Chromium, or name one: OMNIFORM_CHROMIUM=/path/to/chrome make page-test"; exit 1; }
 	@mkdir -p $(OUT)/page
 	OMNIFORM_PAGE_SHOTS=$(abspath $(OUT))/page $(BIN)/python -m pytest -rs tests/serve/test_serve_page.py tests/serve/test_serve_chromium.py
+
+## ray-test: the server and datasets on a Ray cluster of several nodes on this machine, of which some are killed; installs
+## Ray (84 MB, 250 MB on the disk) and what it brings, uvloop and httptools among it, into a .venv of its own
+ray-test: .venv/.test
+	$(PYTHON) -m venv --system-site-packages $(OUT)/ray-venv
+	echo "$(abspath .venv)/lib/python$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')/site-packages" \
+		> $$($(OUT)/ray-venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/omniform.pth
+	$(OUT)/ray-venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt 'ray[serve]==2.60.0'
+	$(OUT)/ray-venv/bin/python -m pytest -rs tests/serve/test_ray_cluster.py tests/exhaustive/test_ray_whole.py
 
 ## bench: the measurements of docs/benchmarks.md, side by side with the reference
 bench: .venv/.bench

@@ -59,8 +59,12 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     cluster.add_argument(
         "--ray", nargs="?", const="", metavar="ADDRESS", help="of a cluster; of this machine's by default"
     )
-    cluster.add_argument("--replicas", type=int, default=1, metavar="N", help="how many, or at least (%(default)s)")
+    cluster.add_argument("--replicas", type=int, metavar="N", help="how many, or at least (1)")
     cluster.add_argument("--max-replicas", type=int, metavar="N", help="have more, up to so many, when many ask")
+    cluster.add_argument("--replica-cpus", type=float, metavar="N", help="cores that each process of one takes (1)")
+    cluster.add_argument(
+        "--replica-gpus", type=float, metavar="N", help="GPUs that it takes; 1 where the cluster has any"
+    )
     own.set_defaults(work=work, command=own)
 
 
@@ -69,6 +73,7 @@ def work(given: argparse.Namespace) -> None:
     from omniform.serve.config import ServeConfig
     from omniform.serve.running import serve
 
+    _check_cluster(given)
     config = ServeConfig(
         models=tuple(_sources(given.models, given.adapter)),
         dtype=given.dtype,
@@ -90,12 +95,32 @@ def work(given: argparse.Namespace) -> None:
     if given.ray is not None:
         from omniform.serve.ray.running import serve_on_ray
 
-        refused = next((name for name in ("uds", "tls_cert", "tls_key") if vars(given)[name] is not None), None)
-        if refused is not None:
-            raise InputError("Ray's proxies do not answer so", where=f"--{refused.replace('_', '-')}")
-        serve_on_ray(config, given.ray or None, given.host, given.port, given.replicas, given.max_replicas)
+        serve_on_ray(
+            config, given.ray or None, given.host, given.port, 1 if given.replicas is None else given.replicas,
+            given.max_replicas, 1.0 if given.replica_cpus is None else given.replica_cpus, given.replica_gpus,
+        )  # fmt: skip
         return
     serve(config, host=given.host, port=given.port, uds=given.uds, tls_cert=given.tls_cert, tls_key=given.tls_key)
+
+
+def _check_cluster(given: argparse.Namespace) -> None:
+    """Refuse what is not for a cluster, and what is for one alone.
+
+    Raises:
+        InputError: an option of the other kind.
+    """
+    names: tuple[str, ...] = ("uds", "tls_cert", "tls_key")
+    why, remedy = "Ray's proxy does not answer so", "Leave it out."
+    if given.ray is None:
+        names, why = ("replicas", "max_replicas", "replica_cpus", "replica_gpus"), "replicas are on a cluster"
+        remedy = "Add --ray."
+    wrong = next((name for name in names if vars(given)[name] is not None), None)
+    if wrong is not None:
+        raise InputError(why, where=f"--{wrong.replace('_', '-')}", remedy=remedy)
+    for name in ("replica_cpus", "replica_gpus"):
+        found = vars(given)[name]
+        if found is not None and not (0 <= found < 1e6):
+            raise InputError("no such number", where=f"--{name.replace('_', '-')}", found=found)
 
 
 def _limits(given: argparse.Namespace) -> Limits:

@@ -24,6 +24,9 @@ class Call:
         body: of it, whole.
         client: whose it is, an address.
         key: of its beginning; "" where it has none.
+        kept: whether it is about an earlier response, which one replica keeps, whichever that is.
+        tries: how often it was tried in vain.
+        asked: replicas that have nothing for it.
     """
 
     method: str
@@ -33,6 +36,22 @@ class Call:
     body: bytes
     client: str
     key: str = ""
+    kept: bool = False
+    tries: int = 0
+    asked: tuple[str, ...] = ()
+
+
+def goes_on(path: str, body: bytes) -> bool:
+    """Whether a request is about a response of earlier."""
+    if path.startswith("/v1/responses/"):
+        return True
+    if path != "/v1/responses" or b"previous_response_id" not in body:
+        return False
+    try:
+        held = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(held, dict) and isinstance(held.get("previous_response_id"), str)
 
 
 def beginning_of(body: bytes) -> str:
@@ -54,6 +73,19 @@ def beginning_of(body: bytes) -> str:
         return ""
     model = held.get("model")
     return hashlib.sha256(f"{model}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def ordered(call: Call, replicas: Sequence[tuple[str, int]]) -> list[str]:
+    """Replicas in the order in which they are tried for a request; those that failed it, or have nothing, come last.
+
+    Args:
+        call: the request.
+        replicas: their names and how many requests each has.
+    """
+    names = ranked(call.key, replicas)
+    turn = call.tries % max(len(names), 1)  # which of them failed is not told: they are taken in turn
+    names = names[turn:] + names[:turn]
+    return sorted(names, key=lambda name: name in call.asked)
 
 
 def ranked(key: str, replicas: Sequence[tuple[str, int]], *, slack: float = 1.25, least: int = 4) -> list[str]:

@@ -27,7 +27,7 @@ from omniform.serve.config import ModelSource, ServeConfig
 from omniform.serve.crafts import Crafts, stacked
 from omniform.serve.errors import APIError
 from omniform.serve.showing import Spelling, tokenizer_of
-from omniform.serve.together import Others, led, load_together
+from omniform.serve.together import Others, Processes, Start, led, load_together
 from omniform.serve.typed import Typed
 
 log = logging.getLogger("omniform.serve")
@@ -260,8 +260,11 @@ def _weights(source: ModelSource, config: ServeConfig) -> int:
     return plan(source.source, **_options(config)).weights  # type: ignore[arg-type] # they are its keywords
 
 
-def load_model(source: ModelSource, config: ServeConfig) -> Loaded:
+def load_model(source: ModelSource, config: ServeConfig, start: Start = Processes) -> Loaded:
     """Load a model, its reader and its adapters.
+
+    Args:
+        start: starts the other processes of a model that several hold.
 
     Raises:
         OmniformError: it is not there, or cannot be loaded.
@@ -275,7 +278,9 @@ def load_model(source: ModelSource, config: ServeConfig) -> Loaded:
         crafts = Crafts(source, model, stack, config.limits.seconds)
         return Loaded(source, model, cast(Reader, stack.tokenizer), None, crafts, model.get_memory_footprint())
     if config.processes > 1:
-        model, others = load_together(source.source, config.tensor_parallel, config.pipeline_parallel, options, how)
+        model, others = load_together(
+            source.source, config.tensor_parallel, config.pipeline_parallel, options, how, start
+        )
     else:
         model = load_as_saved(source.source, **options)
     reader = cast(Reader, AutoProcessor.from_pretrained(source.source))

@@ -1,4 +1,4 @@
-"""A model of a server in several processes of this machine: the server's own leads, the others compute what it tells.
+"""A model of a server in several processes: the server's own leads, the others compute what it tells.
 
 The others are started when the model is loaded. They end with the server, however that ends (their standard input
 does); where one of them ends by itself, the server ends too, and says which it was: half a model answers nothing.
@@ -15,10 +15,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 import torch.distributed as dist
@@ -53,8 +53,29 @@ def divided(tensor: int, pipeline: int) -> dict[str, object]:
     return {**plans, **{f"{kind}_size": size for kind, size in sizes.items() if size > 1}}
 
 
-class Others:
-    """The processes beside the server's own that hold a model with it.
+class Others(Protocol):
+    """The processes beside the server's own that hold a model with it."""
+
+    def meet(self) -> None:
+        """Have a group of processes with them."""
+        ...
+
+    def end(self) -> None:
+        """See them end, once they are let go."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """A step failed here, and others may be in the midst of it: end, once the cause of it was told."""
+        ...
+
+
+Start = Callable[[str, int, Mapping[str, object], Mapping[str, object]], Others]
+"""Starts them: for a checkpoint, so many with the server's own, with options to load it and the engine's settings, of
+which JSON can say both."""
+
+
+class Processes:
+    """Others that are processes of this machine; on a cluster they are those of :mod:`omniform.serve.ray.ranks`.
 
     Args:
         source: the checkpoint.
@@ -85,11 +106,11 @@ class Others:
             torch.set_num_threads(threads)
 
     def meet(self) -> None:
-        """Have a group of processes with them."""
+        """See :class:`Others`."""
         _meet(self._meeting, 0, self._count)
 
     def end(self) -> None:
-        """See them end, once they are let go."""
+        """See :class:`Others`."""
         self._ending = True
         until = time.monotonic() + GRACE
         for process in self._processes:
@@ -106,7 +127,7 @@ class Others:
         self._folder.cleanup()
 
     def fail(self, error: BaseException) -> None:
-        """A step failed here, and others may be in the midst of it: end, once the cause of it was told."""
+        """See :class:`Others`."""
         why = f"a step of a model in {self._count} processes failed: {error}"
         threading.Timer(LAST_WORDS / 2, self._give_up, (why,)).start()
 
@@ -133,8 +154,9 @@ class Others:
 
 
 def load_together(
-    source: str, tensor: int, pipeline: int, options: Mapping[str, object], how: Mapping[str, object]
-) -> tuple[Model, Others]:
+    source: str, tensor: int, pipeline: int, options: Mapping[str, object], how: Mapping[str, object],
+    start: Start = Processes,
+) -> tuple[Model, Others]:  # fmt: skip
     """This process's part of a model, and the others, which hold theirs.
 
     Args:
@@ -143,6 +165,7 @@ def load_together(
         pipeline: in how many of these groups layers lie, one after another.
         options: how it is loaded; what JSON can say.
         how: the engine's settings.
+        start: starts the others.
 
     Raises:
         OmniformError: it cannot be loaded, or does not write.
@@ -154,16 +177,21 @@ def load_together(
             remedy="Start the server anew to reload it.",
         )
     options = {**options, **divided(tensor, pipeline)}
-    others = Others(source, tensor * pipeline, options, how)
+    others = start(source, tensor * pipeline, options, how)
     try:
         others.meet()
-        return _writing(source, options), others
+        return part_of(source, options), others
     except BaseException:
         others.end()
         raise
 
 
-def _writing(source: str, options: Mapping[str, object]) -> Model:
+def part_of(source: str, options: Mapping[str, object]) -> Model:
+    """This process's part of a model that its group of processes holds together.
+
+    Raises:
+        OmniformError: it cannot be loaded, or does not write.
+    """
     model = load_as_saved(source, **options)
     if not isinstance(model, Generative) or not model.can_generate():
         raise InputError(
@@ -180,11 +208,15 @@ def led(model: Model, reader: Reader, others: Others, how: Mapping[str, object])
     return engine
 
 
+def backend() -> str:
+    """How processes of a group talk to one another."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
 def _meet(meeting: str, rank: int, count: int) -> None:
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are all here, whatever this machine is called
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=count, timeout=STEP)
+    dist.init_process_group(backend(), init_method=f"file://{meeting}", rank=rank, world_size=count, timeout=STEP)
 
 
 def _end_with_server() -> None:
@@ -204,7 +236,7 @@ def main(settings: Mapping[str, object]) -> None:
         }:  # fmt: skip
             threading.Thread(target=_end_with_server, daemon=True).start()
             _meet(meeting, rank, count)
-            Engine(_writing(source, options), **how).follow()
+            Engine(part_of(source, options), **how).follow()
         case _:
             raise InputError("no settings of a follower", where="omniform.serve.together")
 

@@ -7,8 +7,10 @@ found wherever actors run.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Final, cast
 
 from omniform.core.errors import DependencyError, OmniformError, WorkerError, brief
 from omniform.serve.mapping.crew import Counted, DiedError, Hand, Hire
@@ -17,6 +19,9 @@ from omniform.serve.mapping.job import Job, Record
 from omniform.serve.mapping.lines import Answerer, answers
 from omniform.serve.mapping.source import Cut, Source
 from omniform.serve.mapping.worker import kept, loaded
+
+CONNECT_SECONDS: Final = 10.0
+"""In which a cluster's head has to answer."""
 
 Hiring = Callable[[Job, Source, Folder, int], Hire]
 Lines = Sequence[Mapping[str, object]]
@@ -58,6 +63,7 @@ def connect(address: str | None) -> None:
         DependencyError: Ray is not installed.
         WorkerError: there is no such cluster.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     try:
         import ray
     except ImportError:
@@ -65,14 +71,35 @@ def connect(address: str | None) -> None:
     if ray.is_initialized():
         return
     try:
+        _check_there(address or os.environ.get("RAY_ADDRESS", ""))
         ray.init(address=address or "auto", log_to_driver=False, logging_level="warning")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise WorkerError(
             "there is no such Ray cluster",
             where="--ray",
             found=brief(str(error)),
             remedy="ray start --head.",
         ) from None
+
+
+def _check_there(address: str) -> None:
+    """See whether anything is at an address of a cluster: Ray itself would try for many minutes.
+
+    Raises:
+        OSError: nothing is.
+        ValueError: it is none.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
+            pass
+
+
+def chips_of(chips: float | None) -> float:
+    """GPUs that a process of a cluster takes: as many as were named, else one where the cluster has any."""
+    import ray
+
+    return float(ray.cluster_resources().get("GPU", 0) > 0) if chips is None else chips
 
 
 class Actor:
@@ -82,7 +109,9 @@ class Actor:
         import ray
 
         self._job, self._source, self._folder, self._counted = job, source, folder, counted
-        self._actor = ray.remote(num_cpus=cores, num_gpus=chips, max_restarts=0)(Remote).remote()
+        self._actor = ray.remote(
+            num_cpus=cores, num_gpus=chips, max_restarts=0, scheduling_strategy="SPREAD"
+        )(Remote).remote()  # fmt: skip
         self._ready = False
 
     def work(self, cut: Cut, *, alone: bool) -> tuple[int, int]:
@@ -121,20 +150,22 @@ class Actor:
             ray.kill(self._actor)
 
 
-def actors(address: str | None, *, cores: float = 1.0, chips: float = 0.0) -> Hiring:
+def actors(address: str | None, *, cores: float = 1.0, chips: float | None = None) -> Hiring:
     """Workers of a Ray cluster.
 
     Args:
         address: see :func:`connect`.
         cores: of a node that an actor takes.
-        chips: GPUs of a node that it takes; parts of one for actors that share it.
+        chips: GPUs of a node that it takes, parts of one for actors that share it; None for one where the cluster has
+            any.
     """
 
     def hiring(job: Job, source: Source, folder: Folder, workers: int) -> Hire:
         connect(address)
+        taken = chips_of(chips)
 
         def hire(number: int, counted: Counted) -> Hand:
-            return Actor(job, source, folder, counted, cores, chips)
+            return Actor(job, source, folder, counted, cores, taken)
 
         return hire
 
