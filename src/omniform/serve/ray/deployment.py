@@ -280,8 +280,8 @@ def application(
     config: ServeConfig, *, replicas: int = 1, most: int | None = None, busy: float = 16.0, cores: float = 1.0,
     chips: float = 0.0, scaling: Mapping[str, float] | None = None, keys: str = "",
 ) -> serve.Application:  # fmt: skip
-    """A server on a cluster. With several processes (``config.tensor_parallel``) each replica has a placement group, on one node where that
-    has room for all its processes.
+    """A server on a cluster. A replica of several processes (``config.tensor_parallel``) has a placement group, on one
+    node where that has room for all of them.
 
     Args:
         config: its settings.
