@@ -19,7 +19,7 @@ import ray
 import torch.distributed as dist
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, but not in __all__
 
 from omniform.core.errors import OmniformError, brief
 from omniform.engine.engine import Engine
