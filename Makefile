@@ -25,6 +25,8 @@ demo: .venv/.run
 
 ## test: set up, then all checks and all tests (of wide tables one case in several: tests/thinning.py)
 test: check
+	@# Hundreds of tests start a process: each would compile the package again where Python is told to write no files.
+	@$(BIN)/python -m compileall -q -j $(JOBS) src
 	$(BIN)/python -m pytest $(WORKERS)
 	@# Where the processor can do more than most, the kernels of most are tried too.
 	@best=$$($(BIN)/python -c "from omniform.native.library import library; found = library(); print(found.variant if found else '')"); \

@@ -19,40 +19,92 @@ import pytest
 
 ONE_IN: dict[str, int] = {
     # What the ecosystem's tools do to a model: what they stumble over is in the modules, which families share.
-    "citizens/test_citizen_models.py": 5,
-    "citizens/test_citizen_models.py::test_export": 6,
-    "citizens/test_citizen_models.py::test_compile": 6,
-    "citizens/test_citizen_models.py::test_jit_trace": 4,
-    "citizens/test_adapter_files.py": 2,
-    "citizens/test_beginnings.py": 3,
-    "citizens/test_loss_only.py": 2,
-    "citizens/test_packed_rows.py": 2,
+    "citizens": 3,
+    "citizens/test_citizen_models.py": 8,
+    "citizens/test_citizen_models.py::test_export": 12,
+    "citizens/test_citizen_models.py::test_compile": 12,
+    "citizens/test_citizen_models.py::test_jit_trace": 8,
+    "citizens/test_adapter_files.py": 4,
+    "citizens/test_beginnings.py": 6,
+    "citizens/test_loss_only.py": 4,
+    "citizens/test_packed_rows.py": 4,
     "blocks/test_attention_by_name.py": 3,
     # The engine's promises in every arrangement of steps, kernels and families.
-    "engine/test_contract.py": 4,
+    "engine": 2,
+    "engine/test_beam_generate.py::test_beams_token_for_token": 4,
+    "engine/test_beams.py::test_families_token_for_token": 4,
+    "engine/test_block_pool.py::test_random_operations_keep_the_account": 4,
+    "engine/test_cache_dtypes.py::test_rows_are_alike_in_every_company": 3,
+    "engine/test_contract.py": 6,
+    "engine/test_contrasts.py::test_contrastive_search_by_definition": 3,
     "engine/test_faults.py::test_a_row_that_makes_steps_fail": 4,
-    "engine/test_guesses.py::test_tokens_are_the_same_with_guesses": 2,
-    "engine/test_request_options.py::test_lengths_are_counted_as_the_reference_counts_them": 4,
-    "engine/test_settings_table.py::test_odd_values_of_every_setting": 4,
-    "engine/test_speculation_assistants.py::test_tokens_are_the_same": 2,
-    # The parity harness: every head and every variant gives the reference's numbers, and every head is saved as it was.
-    "parity::test_small_outputs": 4,
-    "parity::test_crossed_outputs": 4,
-    "parity::test_variants_saved_as_they_were": 4,
-    "parity::test_bfloat16": 12,
-    "parity::test_old_spellings": 3,
-    "parity::test_labels_are_checked_where_they_arrive": 4,
-    "parity::test_a_program_is_its_modules": 3,
-    "parity::test_packed_steps": 2,
-    "parity::test_trains": 3,
-    "parity::test_base_and_head_load_one_another": 3,
-    "parity::test_cached_equals_uncached_in_variants": 3,
-    "parity::test_variants_write_the_same_tokens": 6,
+    "engine/test_guesses.py::test_tokens_are_the_same_with_guesses": 3,
+    "engine/test_hearing.py::test_window_after_window": 4,
+    "engine/test_request_options.py": 4,
+    "engine/test_settings_table.py::test_a_value_without_effect_is_never_refused": 3,
+    "engine/test_settings_table.py::test_odd_values_of_every_setting": 8,
+    "engine/test_speculation_assistants.py": 3,
+    "engine/test_stress.py::test_many_requests": 3,
+    # The parity harness: every head gives the reference's numbers and is saved as it was, every family reads in pieces
+    # what it reads whole; of the rest, some.
+    "parity::test_variant_outputs": 6,
+    "parity::test_small_outputs": 12,
+    "parity::test_crossed_outputs": 8,
+    "parity::test_variants_saved_as_they_were": 8,
+    "parity::test_bfloat16": 24,
+    "parity::test_old_spellings": 4,
+    "parity::test_labels_are_checked_where_they_arrive": 6,
+    "parity::test_labels_of_several_batches": 4,
+    "parity::test_a_program_is_its_modules": 4,
+    "parity::test_packed_steps": 3,
+    "parity::test_trains": 8,
+    "parity::test_base_and_head_load_one_another": 8,
+    "parity::test_cached_equals_uncached_in_variants": 5,
+    "parity::test_writes_the_same_tokens": 3,
+    "parity::test_losses": 3,
+    "parity::test_bad_inputs": 3,
+    "parity::test_inputs_refused": 3,
+    "parity::test_variants_write_the_same_tokens": 8,
+    # Values of every other kind in every argument: the doors are shared.
+    "inputs/test_audio_extractors.py::test_every_kind_of_sound": 3,
+    "inputs/test_audio_extractors.py::test_settings_and_calls": 3,
+    "inputs/test_images_kinds.py::test_options_and_kinds_of_pictures": 3,
+    "inputs/test_images_other_kinds.py::test_calls_and_settings": 4,
+    "inputs/test_tokenizers_types.py": 3,
+    "inputs/test_own_tokenizers.py::test_calls": 3,
     # Folders as older releases wrote them: every kind of tokenizer times every release and every step.
-    "inputs/test_tokenizers_files.py::test_older_releases": 3,
-    "inputs/test_tokenizers_files.py::test_older_tokenizer_json": 3,
+    "inputs/test_tokenizers_files.py::test_older_releases": 5,
+    "inputs/test_tokenizers_files.py::test_older_tokenizer_json": 5,
+    # Files of packed matrices, each format times families, widths and placings.
+    "quantize": 2,
+    "quantize/test_awq_format.py::test_read_computed_and_saved": 3,
+    "quantize/test_bitsandbytes_models.py::test_files_are_alike_and_read_by_each_other": 4,
+    "quantize/test_formats_placed.py": 4,
+    "quantize/test_gptq_format.py::test_whole_models": 3,
+    "quantize/test_gptq_making.py::test_settings": 3,
+    "quantize/test_native_format.py::test_made_saved_and_loaded": 3,
+    "quantize/test_quantize_command.py::test_every_target_is_made_and_read": 3,
+    "hub/test_gguf_families.py::test_experts_stay_in_their_blocks": 4,
+    "hub/test_gguf_kept.py::test_blocks_come_back_byte_for_byte": 4,
+    "hub/test_attention_names.py::test_flex_writes_what_sdpa_writes": 4,
+    # A process or two for each case, of a machine's memory or of training.
+    "train": 2,
+    "core/test_background.py::test_the_program_s_exit_code_stands": 2,
+    "hub/test_files.py::test_an_unreachable_hub_is_one_line_within_ten_seconds": 2,
+    "hub/test_place.py::test_resident_memory": 2,
+    "train/test_train_command.py::test_tasks": 3,
+    "train/test_train_counting.py::test_any_split": 3,
+    "train/test_train_fsdp.py::test_layers_are_found_by_structure": 6,
+    "train/test_train_memory.py::test_compiled_models_of_more_kinds_train": 2,
+    "train/test_train_padding.py::test_every_family_keeps_the_padding_token_as_the_reference_does": 6,
+    "train/test_train_processes.py": 2,
+    "train/test_train_reading.py::test_goes_on_with_workers": 3,
+    "train/test_train_resume.py::test_from_every_checkpoint": 3,
     # A file is written and read in seconds: those of principal families are; of the others some.
+    "export/test_eject.py::test_main_heads": 4,
     "export/test_eject.py::test_other_main_heads": 8,
+    "export/test_eject.py::test_all_heads": 9,
+    "export/test_eject.py::test_files_are_in_good_form": 2,
     "export/test_eject.py::test_what_is_not_written_down_is_refused": 4,
     # A compiler and sanitizers for a minute and a half each: the first, this machine's own.
     "native/test_driver.py::test_kernels": 9,
@@ -67,7 +119,7 @@ again) does not belong here."""
 PRINCIPAL = frozenset({"llama", "bert", "t5", "whisper", "llava", "vit"})
 """One family of each kind, of which all cases are tried: by the name of the file, or by a word of the case."""
 
-FEW = "engine"
+FEW = ("engine/", "export/", "quantize/")
 """Where there are few families and most are principal: there these are thinned as all others are."""
 
 
@@ -104,30 +156,43 @@ def left_out(cases: Sequence[Case], one_in: Mapping[str, int] = ONE_IN) -> set[i
     rows = {file: {name: row for row, name in enumerate(sorted(found, key=_shuffled))} for file, found in ids.items()}
 
     kept: dict[tuple[str, str], int] = defaultdict(int)
+    tables = [_table(case, one_in) for case in cases]
     out: list[int] = []
     for place, case in enumerate(cases):
         n = thinned(case, one_in)
         turn = rows[case.file][case.id or ""] + checks[case.file][case.check]
         if case.id is None or n == 1 or turn % n == 0 or principal(case):
-            kept[case.file, case.check] += 1
+            kept[tables[place]] += 1
         else:
             out.append(place)
     # A check of so few cases that no diagonal meets it keeps its first.
-    first = {(cases[place].file, cases[place].check): place for place in reversed(out)}
+    first = {tables[place]: place for place in reversed(out)}
     return {*out} - {place for check, place in first.items() if not kept[check]}
 
 
 def thinned(case: Case, one_in: Mapping[str, int] = ONE_IN) -> int:
     """One in how many of the cases of this one's kind is tried."""
+    return one_in.get(_rule(case, one_in), 1)
+
+
+def _table(case: Case, one_in: Mapping[str, int]) -> tuple[str, str]:
+    """Of what a case is one: a check of a file, or one that the files of a folder share."""
+    rule = _rule(case, one_in)
+    folder, _, check = rule.partition("::")
+    return (folder, check) if check and not folder.endswith(".py") else (case.file, case.check)
+
+
+def _rule(case: Case, one_in: Mapping[str, int]) -> str:
+    """What names it most closely; empty if nothing does."""
     own, folders = case.check.rpartition("::")[2], [*map(str, PurePosixPath(case.file).parents)]
     shared = (f"{folder}::{own}" for folder in folders)
     names = (f"{case.file}::{case.check}", *shared, case.file, *folders)
-    return next((one_in[name] for name in names if name in one_in), 1)
+    return next((name for name in names if name in one_in), "")
 
 
 def principal(case: Case) -> bool:
     """Whether a case is about a family of which all is tried."""
-    if case.file.startswith(f"{FEW}/"):
+    if case.file.startswith(FEW):
         return False
     name = PurePosixPath(case.file).stem.removeprefix("test_")
     return not PRINCIPAL.isdisjoint((name, *_words(case.id or "")))

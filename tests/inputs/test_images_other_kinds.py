@@ -20,7 +20,10 @@ from omniform.inputs.processors.media import image_rows, sounds, take_media
 
 IMAGE = Image.new("RGB", (12, 10))
 SMALL = {"size": {"height": 10, "width": 8}, "crop_size": {"height": 9, "width": 7}}
-TILES = {"LlavaNextImageProcessor": {"image_grid_pinpoints": [[9, 18], [18, 9]]}}
+TILES = {
+    name: {"image_grid_pinpoints": [[9, 18], [18, 9]]}
+    for name in ("LlavaNextImageProcessor", "LlavaOnevisionImageProcessor")
+}
 """Where pictures are cut up: the usual sizes in tiles of a pixel are hundreds of thousands."""
 OUTPUTS = SimpleNamespace(
     logits=torch.randn(1, 5, 4), pred_boxes=torch.rand(1, 5, 4), pred_masks=torch.randn(1, 5, 6, 7)

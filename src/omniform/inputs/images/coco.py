@@ -12,6 +12,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -177,8 +178,6 @@ def boxes_of_masks(masks: Tensor) -> Tensor:
 
 
 def _segment_ids(path: Path) -> Tensor:
-    import numpy as np
-
     colour = torch.from_numpy(np.array(load_image(path))).to(torch.int32)
     return colour[..., 0] + 256 * colour[..., 1] + 256**2 * colour[..., 2]
 
@@ -230,7 +229,9 @@ def _list(annotation: Annotation, key: str, where: str) -> Sequence[object]:
 
 def _numbers(values: Sequence[object], dtype: torch.dtype, where: str, key: str) -> Tensor:
     try:
-        tensor = torch.as_tensor(values, dtype=dtype)
+        # Rows that are arrays become one array first: torch would take them number by number, and warn of it.
+        whole = np.asarray(values) if any(isinstance(value, np.ndarray) for value in values) else values
+        tensor = torch.as_tensor(whole, dtype=dtype)
     except Exception as error:  # objects of any class come here, with errors of their own
         found = f"{brief(values)} ({type(error).__name__})"
         raise InputError("malformed annotation", where=f"{where}: {key}", expected="numbers", found=found) from error
