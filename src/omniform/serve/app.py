@@ -21,6 +21,7 @@ from omniform.serve.doors import (
     audio,
     chat,
     completions,
+    docs,
     embeddings,
     models,
     page,
@@ -51,6 +52,7 @@ DOORS = tuple(
         pipelines,
         models,
         page,
+        docs,
         watching,
     )
 )
@@ -78,12 +80,12 @@ def create_app(config: ServeConfig, shelf: Shelf | None = None) -> FastAPI:
                 task.cancel()
             await desk.shelf.close()
 
-    app = FastAPI(
+    app = docs.Application(
         title="omniform",
         version=__version__,
         lifespan=lifespan,
         redoc_url=None,
-        docs_url="/docs",
+        docs_url=None,
         openapi_url="/openapi.json",
     )
     app.state.desk = desk

@@ -35,6 +35,7 @@ class Limits:
         seconds: that a request may take.
         grace: seconds that those that run have to end in, once the server is told to stop.
         fetches: addresses that are read at once.
+        connections: at once; where there are more, those that ask nothing are closed.
         write_seconds: that a client may take to read a piece of a stream.
     """
 
@@ -59,6 +60,7 @@ class Limits:
     seconds: float = 3600.0
     grace: float = 30.0
     fetches: int = 4
+    connections: int = 4096
     write_seconds: float = 60.0
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from typing import Final
+from typing import Any, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -15,6 +15,9 @@ from omniform.serve.errors import APIError
 
 HEAD_SECONDS: Final = 20.0
 """In which the head of a request must have come, from its first byte or the connection's beginning on."""
+
+MOST: Final = 4096
+"""Connections at once."""
 
 HEAD_BYTES: Final = 64 << 10
 """Of a request's head at most."""
@@ -27,11 +30,22 @@ class Connection(H11Protocol):
     """
 
     head_seconds = HEAD_SECONDS
+    _idle_since = 0.0
     _late: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, most: int = MOST, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._most = most
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)
+        self._idle_since = self.loop.time()
+        if len(self.connections) > self._most and not self._make_room():
+            self._refuse(
+                APIError(503, "too many connections", code="too_many_connections", headers={"Retry-After": "5"})
+            )
+            return
         self.app_state = {**self.app_state, ABORT: transport.abort}
         self._expect()
 
@@ -51,6 +65,21 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """An answer is whole; what comes next has uvicorn's patience until it begins, and then ours."""
         super().on_response_complete()
+        self._idle_since = self.loop.time()
+
+    def _make_room(self) -> bool:
+        """Close the connection of those that ask nothing which has done so for the longest; whether there is one."""
+        idle = (one for one in self.connections if isinstance(one, Connection) and one is not self and one.idle)
+        longest = min(idle, key=lambda one: one._idle_since, default=None)
+        if longest is not None:
+            self.connections.discard(longest)
+            longest.transport.abort()
+        return longest is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is asked on it, or not yet."""
+        return self.cycle is None or self.cycle.response_complete
 
     def _expect(self) -> None:
         if self._late is None:
@@ -74,7 +103,8 @@ class Connection(H11Protocol):
 
     def _refuse(self, error: APIError) -> None:
         body = json.dumps(error.body()).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
+        more = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+        headers = [*more, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
                    (b"connection", b"close")]  # fmt: skip
         try:
             for event in (

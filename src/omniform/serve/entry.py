@@ -14,7 +14,7 @@ from omniform.serve.desk import Desk
 from omniform.serve.errors import APIError
 from omniform.serve.keys import Key
 
-OPEN: Final = frozenset({"/", "/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/favicon.ico"})
+OPEN: Final = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json", "/favicon.ico"})
 """Addresses that need no key: they do not compute, and say nothing of anybody."""
 
 OPEN_BELOW: Final = ("/page/", "/static/")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -29,6 +32,9 @@ log = logging.getLogger("omniform.serve")
 
 KEPT_SECONDS: Final = 65
 """How long a connection that asks nothing is kept: longer than clients keep theirs, so that they end it."""
+
+OTHER_FILES: Final = 256
+"""Files that a server has open beside its connections: weights, what it writes, what it looks up."""
 
 AT_ONCE_SECONDS: Final = 2.0
 """After which a process that was told twice ends, whatever its threads do."""
@@ -96,7 +102,7 @@ def settings(app: FastAPI, desk: Desk, **more: object) -> uvicorn.Config:
         more: of uvicorn's settings.
     """
     said: dict[str, object] = {
-        "http": Connection,
+        "http": functools.partial(Connection, most=_files_for(int(desk.config.limits.connections))),
         "ws": "none",
         "log_level": "warning",
         "access_log": False,
@@ -109,6 +115,19 @@ def settings(app: FastAPI, desk: Desk, **more: object) -> uvicorn.Config:
         **more,
     }
     return uvicorn.Config(app, **said)  # type: ignore[arg-type]
+
+
+def _files_for(connections: int) -> int:
+    """How many connections this process may have open, of those that it should; it may open more files afterwards."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return max(min(connections, soft - OTHER_FILES), 1)
+    return connections
 
 
 def serve(

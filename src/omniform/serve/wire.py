@@ -228,6 +228,16 @@ class CompletionRequest(Writing):
     response_format: dict[str, object] | None = None
 
 
+COMPONENTS: Final = "#/components/schemas/{model}"
+"""Where a description of the server keeps the kinds of its bodies."""
+
+
+def described(kind: type[Asked]) -> dict[str, object]:
+    """A body as the description of its door has it; what it refers to is within it, to be put where it says."""
+    schema = kind.model_json_schema(ref_template=COMPONENTS)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
 async def body_of(request: Request, limit: int) -> bytes:
     """A request's body.
 

@@ -21,7 +21,7 @@ from omniform.serve.doing import ignored
 from omniform.serve.errors import APIError
 from omniform.serve.spoken import Spoken, speak
 from omniform.serve.streams import Events, sent
-from omniform.serve.wire import ChatRequest, reads
+from omniform.serve.wire import ChatRequest, described, reads
 from omniform.serve.writing import (
     FINISH,
     choice_of,
@@ -35,7 +35,7 @@ from omniform.serve.writing import (
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", openapi_extra={"requestBody": {"content": {"application/json": {}}}})
+@router.post("/v1/chat/completions", openapi_extra=described(ChatRequest))
 async def chat(request: Request, asked: Annotated[ChatRequest, Depends(reads(ChatRequest))]) -> Response:
     """Answer a conversation."""
     desk = desk_of(request)

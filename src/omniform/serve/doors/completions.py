@@ -24,7 +24,7 @@ from omniform.serve.errors import APIError
 from omniform.serve.streams import Events, sent
 from omniform.serve.threads import in_thread
 from omniform.serve.told_tokens import Teller, Told
-from omniform.serve.wire import CompletionRequest, reads
+from omniform.serve.wire import CompletionRequest, described, reads
 from omniform.serve.writing import FINISH, settings_of, usage_of
 
 router = APIRouter()
@@ -32,7 +32,7 @@ router = APIRouter()
 Prompt = str | list[int]
 
 
-@router.post("/v1/completions", openapi_extra={"requestBody": {"content": {"application/json": {}}}})
+@router.post("/v1/completions", openapi_extra=described(CompletionRequest))
 async def completions(
     request: Request, asked: Annotated[CompletionRequest, Depends(reads(CompletionRequest))]
 ) -> Response:

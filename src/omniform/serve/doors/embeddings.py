@@ -20,7 +20,7 @@ from omniform.serve.accounts import spent
 from omniform.serve.desk import check_count, desk_of
 from omniform.serve.doing import done, ignored
 from omniform.serve.errors import APIError
-from omniform.serve.wire import Asked, reads
+from omniform.serve.wire import Asked, described, reads
 
 router = APIRouter()
 
@@ -45,7 +45,7 @@ class Vectors:
     tokens: int
 
 
-@router.post("/v1/embeddings", openapi_extra={"requestBody": {"content": {"application/json": {}}}})
+@router.post("/v1/embeddings", openapi_extra=described(EmbeddingRequest))
 async def embeddings(
     request: Request, asked: Annotated[EmbeddingRequest, Depends(reads(EmbeddingRequest))]
 ) -> Response:

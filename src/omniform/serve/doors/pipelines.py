@@ -23,7 +23,7 @@ from omniform.serve.doing import done, ignored, tokens_of
 from omniform.serve.errors import APIError
 from omniform.serve.messages import medium_of, part_of
 from omniform.serve.plain_json import plain
-from omniform.serve.wire import Asked, reads
+from omniform.serve.wire import Asked, described, reads
 
 log = logging.getLogger("omniform.serve")
 
@@ -69,7 +69,7 @@ async def pipelines() -> dict[str, object]:
     return {"object": "list", "data": data}
 
 
-@router.post("/pipelines/{task}", openapi_extra={"requestBody": {"content": {"application/json": {}}}})
+@router.post("/pipelines/{task}", openapi_extra=described(PipelineRequest))
 async def pipeline(
     request: Request, task: str, asked: Annotated[PipelineRequest, Depends(reads(PipelineRequest))]
 ) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, Final, cast
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
@@ -19,11 +19,9 @@ from omniform.serve.desk import check_count, desk_of
 from omniform.serve.doing import done, ignored
 from omniform.serve.doors.embeddings import MOST
 from omniform.serve.errors import APIError
-from omniform.serve.wire import Asked, reads
+from omniform.serve.wire import Asked, described, reads
 
 router = APIRouter()
-
-BODY: Final[dict[str, object]] = {"requestBody": {"content": {"application/json": {}}}}
 
 
 class ScoreRequest(Asked):
@@ -54,8 +52,8 @@ class ClassifyRequest(Asked):
     input: str | list[str]
 
 
-@router.post("/score", openapi_extra=BODY)
-@router.post("/v1/score", openapi_extra=BODY)
+@router.post("/score", openapi_extra=described(ScoreRequest))
+@router.post("/v1/score", openapi_extra=described(ScoreRequest))
 async def score(request: Request, asked: Annotated[ScoreRequest, Depends(reads(ScoreRequest))]) -> Response:
     """How well texts go together, pair by pair; one text on the left is compared with each on the right."""
     desk = desk_of(request)
@@ -77,9 +75,9 @@ async def score(request: Request, asked: Annotated[ScoreRequest, Depends(reads(S
         )
 
 
-@router.post("/rerank", openapi_extra=BODY)
-@router.post("/v1/rerank", openapi_extra=BODY)
-@router.post("/v2/rerank", openapi_extra=BODY)
+@router.post("/rerank", openapi_extra=described(RerankRequest))
+@router.post("/v1/rerank", openapi_extra=described(RerankRequest))
+@router.post("/v2/rerank", openapi_extra=described(RerankRequest))
 async def rerank(request: Request, asked: Annotated[RerankRequest, Depends(reads(RerankRequest))]) -> Response:
     """Documents by how well they answer a question, the best first."""
     desk = desk_of(request)
@@ -99,8 +97,8 @@ async def rerank(request: Request, asked: Annotated[RerankRequest, Depends(reads
         return JSONResponse(answer, headers=ignored(asked.ignored()))
 
 
-@router.post("/classify", openapi_extra=BODY)
-@router.post("/v1/classify", openapi_extra=BODY)
+@router.post("/classify", openapi_extra=described(ClassifyRequest))
+@router.post("/v1/classify", openapi_extra=described(ClassifyRequest))
 async def classify(request: Request, asked: Annotated[ClassifyRequest, Depends(reads(ClassifyRequest))]) -> Response:
     """Which class each text is of, and how likely each class is."""
     desk = desk_of(request)

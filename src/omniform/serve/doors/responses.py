@@ -24,13 +24,13 @@ from omniform.serve.response_wire import (
 )
 from omniform.serve.spoken import Spoken, speak
 from omniform.serve.streams import sent
-from omniform.serve.wire import Allowed, AllowedTools, Named, ToolChoice, reads
+from omniform.serve.wire import Allowed, AllowedTools, Named, ToolChoice, described, reads
 from omniform.serve.writing import choice_of, settings_of, template_of, unread_effort
 
 router = APIRouter()
 
 
-@router.post("/v1/responses", openapi_extra={"requestBody": {"content": {"application/json": {}}}})
+@router.post("/v1/responses", openapi_extra=described(ResponseRequest))
 async def create(request: Request, asked: Annotated[ResponseRequest, Depends(reads(ResponseRequest))]) -> Response:
     """Answer a conversation."""
     desk = desk_of(request)

@@ -15,7 +15,7 @@ from omniform.serve.desk import desk_of
 from omniform.serve.doing import done, ignored, tokens_of
 from omniform.serve.errors import APIError
 from omniform.serve.sounds import MEDIA_TYPES, Samples, file_of
-from omniform.serve.wire import Asked, Number, reads
+from omniform.serve.wire import Asked, Number, described, reads
 
 router = APIRouter()
 
@@ -37,7 +37,7 @@ class SpeechRequest(Asked):
     instructions: str | None = None
 
 
-@router.post("/v1/audio/speech", openapi_extra={"requestBody": {"content": {"application/json": {}}}})
+@router.post("/v1/audio/speech", openapi_extra=described(SpeechRequest))
 async def speech(request: Request, asked: Annotated[SpeechRequest, Depends(reads(SpeechRequest))]) -> Response:
     """A text as a sound; ``x-sampling-rate`` says how many samples a second of it has."""
     for field, there in (

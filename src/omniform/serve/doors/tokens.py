@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Final, cast
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
@@ -20,12 +20,10 @@ from omniform.serve.showing import tokenizer_of
 from omniform.serve.spoken import check_variables
 from omniform.serve.threads import in_thread
 from omniform.serve.typed import Typed
-from omniform.serve.wire import Asked, Message, Tool, reads
+from omniform.serve.wire import Asked, Message, Tool, described, reads
 from omniform.serve.writing import longest_of
 
 router = APIRouter()
-
-BODY: Final[dict[str, object]] = {"requestBody": {"content": {"application/json": {}}}}
 
 
 class TokenizeRequest(Asked):
@@ -46,8 +44,8 @@ class DetokenizeRequest(Asked):
     tokens: list[int]
 
 
-@router.post("/tokenize", openapi_extra=BODY)
-@router.post("/v1/tokenize", openapi_extra=BODY)
+@router.post("/tokenize", openapi_extra=described(TokenizeRequest))
+@router.post("/v1/tokenize", openapi_extra=described(TokenizeRequest))
 async def tokenize(request: Request, asked: Annotated[TokenizeRequest, Depends(reads(TokenizeRequest))]) -> Response:
     """The tokens of a text or of a conversation."""
     desk = desk_of(request)
@@ -62,8 +60,8 @@ async def tokenize(request: Request, asked: Annotated[TokenizeRequest, Depends(r
         return JSONResponse(answer, headers=ignored(asked.ignored()))
 
 
-@router.post("/detokenize", openapi_extra=BODY)
-@router.post("/v1/detokenize", openapi_extra=BODY)
+@router.post("/detokenize", openapi_extra=described(DetokenizeRequest))
+@router.post("/v1/detokenize", openapi_extra=described(DetokenizeRequest))
 async def detokenize(
     request: Request, asked: Annotated[DetokenizeRequest, Depends(reads(DetokenizeRequest))]
 ) -> Response:
