@@ -106,8 +106,9 @@ def _try_to_listen(host: str, port: int) -> None:
     """
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
-    if any(node["NodeID"] == here and "node:__internal_head__" in node["Resources"] for node in ray.nodes()):
+    here = ray.util.get_node_ip_address()
+    heads = [node for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
+    if any(node["NodeManagerAddress"] == here for node in heads):
         listen(host, port).close()
 
 
