@@ -86,6 +86,7 @@ def create_app(config: ServeConfig, shelf: Shelf | None = None) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
         docs_url=None,
+        redirect_slashes=False,  # where to would be said in the words of whoever asks
         openapi_url="/openapi.json",
     )
     app.state.desk = desk

@@ -30,6 +30,7 @@ class Limits:
         biases: tokens that are made likelier or less likely.
         answers: that one request may ask for (``n``, or prompts of a list).
         pixels: of all pictures of a request.
+        sound_seconds: that a sound which is written down may last; a small file may claim many days.
         running: requests in the engine of a model at once; more wait.
         waiting: requests that wait; more are refused.
         seconds: that a request may take.
@@ -55,6 +56,7 @@ class Limits:
     biases: int = 4096
     answers: int = 128
     pixels: int = 64 << 20
+    sound_seconds: float = 4 * 3600.0
     running: int = 256
     waiting: int = 1024
     seconds: float = 3600.0

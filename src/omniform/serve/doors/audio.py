@@ -110,10 +110,11 @@ def _length(data: bytes, desk: Desk) -> float:
     """Seconds of a sound.
 
     Raises:
-        InputError: it is none.
+        InputError: it is none, or longer than it may be.
     """
     rate = 16_000
-    with open_recording(io.BytesIO(data), rate, media_access=desk.media) as recording:
+    most = desk.config.limits.sound_seconds
+    with open_recording(io.BytesIO(data), rate, media_access=desk.media, max_seconds=most) as recording:
         samples = 0
         while len(piece := recording.read(rate * 60)):
             samples += len(piece)
