@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from parallel_families import GROUPED, all_of
+from parallel_families import GROUPED, all_of, each
 
 import omniform
 from omniform.blocks.attention import heads_of
@@ -82,6 +84,21 @@ def test_each_process_reads_its_part_and_computes_in_any_numbers(folders: dict[s
             # What is rounded is rounded part by part: no further from the truth than by one process.
             mine, theirs = off(alone[dtype], alone["float32"]), off(found[dtype], alone["float32"])
             assert theirs < 2 * mine + 0.01, f"{dtype}: off by {theirs}, by one process {mine}"
+
+
+def of_another(rank: int, world: int, folders: list[Path]) -> None:
+    omniform.AutoModelForCausalLM.from_pretrained(folders[rank], pp_plan="auto")
+
+
+def test_processes_that_load_different_things_say_so(folders: dict[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folders["llama"], other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    for theirs, differs in ((other, "config.json"), (folders["mixtral"], "config.json")):
+        for error in each(of_another, 2, tmp_path / "run", [folders["llama"], theirs], timeout=60):
+            with pytest.raises(InputError, match=rf"do not load the same: {differs} differs.* in process 1"):
+                raise error  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("heads", "kv", "count"), [(8, 8, 3), (14, 2, 2), (14, 2, 4), (8, 1, 4), (6, 3, 3), (4, 4, 4)])

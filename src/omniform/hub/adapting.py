@@ -30,6 +30,7 @@ from omniform.hub.weights import WeightFiles
 from omniform.transforms import lora
 from omniform.transforms.lora_config import LoraConfig
 from omniform.transforms.lora_layers import AdapterLayer, SavedModule
+from omniform.transforms.shard import ranks_of
 from omniform.weights.safetensors import read_header
 
 _MORE: Final = ("low_cpu_mem_usage", "use_safetensors", "load_config")
@@ -94,6 +95,7 @@ def load_adapter(
     languages = {key: where.pop(key) for key in ("target_lang", "force_load") if key in where}
     if languages or _names_language(model, peft_model_id, peft_config, adapter_state_dict):
         return _load_language(model, peft_model_id, {**where, **(adapter_kwargs or {})}, **languages)
+    _refuse_divided(model)
     name = adapter_name or "default"
     places_given, rest = places({**where, **(adapter_kwargs or {})})
     check_arguments("load_adapter", rest, (*WHERE_ARGUMENTS, *_MORE))
@@ -255,6 +257,7 @@ def _load_peft(
 
 def add_adapter(model: Surface, adapter_config: object, adapter_name: str | None = None) -> None:
     """Put a new adapter into a model; see :meth:`omniform.architectures.surface.Surface.add_adapter`."""
+    _refuse_divided(model)
     name, peft = adapter_name or "default", _backend(model)
     if name in configs_of(model):
         raise InputError("there is an adapter of this name already", where="adapter_name", found=repr(name))
@@ -278,6 +281,16 @@ def add_adapter(model: Surface, adapter_config: object, adapter_name: str | None
         vars(peft)["inject_adapter_in_model"](adapter_config, model, name)
     model.__dict__["_hf_peft_config_loaded"] = True
     set_adapter(model, name)
+
+
+def _refuse_divided(model: Surface) -> None:
+    """Raise InputError where several processes hold the model, none of which has all that an adapter changes."""
+    if ranks_of(cast(Model, model)) is not None:
+        raise InputError(
+            "there are no adapters of a model in several processes",
+            where="load_adapter",
+            remedy="Merge the adapter into a model of one process, save that, and load it with tp_plan or pp_plan.",
+        )
 
 
 def configs_of(model: Surface) -> dict[str, object]:

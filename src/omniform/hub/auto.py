@@ -96,6 +96,9 @@ class AutoModel:
                 - ``device_map``: a device; ``"auto"`` (or ``"balanced"``, ``"balanced_low_0"``, ``"sequential"``) to
                   spread over accelerators, memory and disk; or a mapping of module paths, spelled as in the checkpoint,
                   to devices, ``"cpu"`` or ``"disk"``. ``model.hf_device_map`` tells what came of it.
+                - ``tp_plan``, ``pp_plan``: ``"auto"`` in every process of ``torchrun``, to divide each layer among
+                  them, or to have layers lie in them one after another; ``tp_size`` and ``pp_size``, a
+                  ``device_mesh`` or a ``distributed_config`` say among how many.
                 - ``max_memory``: how much each device may hold, ``{0: "8GB", "cpu": "30GiB"}``.
                 - ``offload_folder``: where weights are kept that go to disk in another dtype than the checkpoint's.
                 - ``variant``: which files (``"fp16"`` for ``model.fp16.safetensors``).

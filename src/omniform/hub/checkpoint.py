@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -53,6 +53,10 @@ from omniform.models import registry
 from omniform.transforms.quantize.gguf import gguf_settings
 from omniform.transforms.quantize.quantizer import HfQuantizer
 from omniform.weights.transform import Transform
+
+if TYPE_CHECKING:
+    from omniform.transforms.shard import Divided
+
 
 log = logging.getLogger("omniform")
 
@@ -312,6 +316,10 @@ def open_checkpoint(
         files = find_weights(
             source, variant=options.variant, use_safetensors=options.use_safetensors, peek=peek
         )  # fmt: skip
+    if shard:
+        from omniform.hub.together import check_alike
+
+        check_alike(shard[0].among, config.raw, files.described())
     beside = None if config.raw.get("quantization_config") else old_settings(source, files.described())
     if beside is not None:
         quantizer = quantizer_of(config, options.quantization_config, beside)
@@ -341,7 +349,7 @@ def open_checkpoint(
     return Opened(source, files, model, options, loading, quantizer)
 
 
-def _shared_out(options: LoadOptions) -> tuple[LoadOptions, tuple[Transform, ...]]:
+def _shared_out(options: LoadOptions) -> tuple[LoadOptions, tuple[Divided, ...]]:
     """The same options with this process's own place, and what leaves it its part, where processes hold it together."""
     given = (options.tp_plan, options.tp_size, options.pp_plan, options.pp_size, options.device_mesh)
     if all(one is None for one in (*given, options.distributed_config)):
@@ -353,7 +361,7 @@ def _shared_out(options: LoadOptions) -> tuple[LoadOptions, tuple[Transform, ...
     shares = ranks_asked(options)
     if shares is None:
         return options, ()
-    found: list[Transform] = []
+    found: list[Divided] = []
     if shares.stages is not None and shares.stages.count > 1:
         found.append(Stage(shares.stages, shares.among))
     if shares.tensor is not None and shares.tensor.count > 1:

@@ -196,11 +196,11 @@ def weights_to_save(model: Model, state_dict: Mapping[str, Tensor] | None = None
         if path not in ties and not any(one.search(path) for one in left_out)
     }
     keys = keymap_of(model)
-    if keys.parts:
+    if keys.parts or keys.gone:
         raise InputError(
             "this process holds a part of the model",
             where="save_pretrained",
-            remedy="Load the checkpoint without tp_plan to save it.",
+            remedy="Load the checkpoint without tp_plan and pp_plan to save it.",
         )
     table = keys.expand({path: tuple(tensor.shape) for path, tensor in tensors.items()}, ties)
     return table.write({path: tensor.detach() for path, tensor in tensors.items()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -14,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from omniform.core.errors import InputError, brief
 from omniform.core.ranks import Ranks
 from omniform.hub.options import LoadOptions
+from omniform.weights.keymap import Shaped
 
 PLANS: Final = {"tp": "layers divided among processes", "pp": "layers in processes one after another"}
 """How a model is divided, in words, by what its options begin with."""
@@ -191,6 +194,39 @@ def _of_mesh(mesh: object, asked: list[str], sizes: Mapping[str, object]) -> Sha
             found=f"{brief(names)}, {mesh.size()}",
         )  # fmt: skip
     return _grouped(Ranks(dist.get_rank(), dist.get_world_size()), mesh, ("pp", "tp"))
+
+
+def check_alike(among: Ranks, config: Mapping[str, object], weights: Mapping[str, Shaped]) -> None:
+    """See that all processes load the same: otherwise they would compute nonsense together, or wait for ever.
+
+    Args:
+        config: of the checkpoint, as it was read.
+        weights: its tensors, as far as its files' headers tell.
+
+    Raises:
+        InputError: they do not; it says what differs, and where.
+    """
+    shapes = sorted((key, list(held.shape)) for key, held in weights.items())
+    facts = {
+        "torch": str(torch.__version__),
+        "config.json": _digest(json.dumps(config, sort_keys=True, default=str)),
+        "the weights' names and shapes": _digest(json.dumps(shapes)),
+    }
+    mine = torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8, device=among.device)
+    told = [among.shown(mine if rank == among.rank else None, rank, among.device) for rank in range(among.count)]
+    first, *others = (json.loads(bytes(one.tolist())) for one in told)
+    for rank, other in enumerate(others, 1):
+        name = next((name for name in facts if other.get(name) != first.get(name)), None)
+        if name is not None:
+            raise InputError(
+                f"the processes do not load the same: {name} differs", where=among.where,
+                expected=f"{first.get(name)}, as in process 0", found=f"{other.get(name)} in process {rank}",
+                remedy="Have the same packages and the same checkpoint in all of them.",
+            )  # fmt: skip
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def own_device(options: LoadOptions) -> LoadOptions:
