@@ -4,7 +4,8 @@
 requests come at random times (Poisson), with OpenAI's own client: tokens a second, first tokens, and the same prompts
 by ``Engine.generate_batch``, in turn. ``... overhead``: what HTTP adds to a request of one token. ``... soak --requests
 20000``: clients of which some go away in the midst; every request is held to a secret of its own, which has to come
-back; memory and blocks at the end are told beside those at the beginning.
+back; memory and blocks at the end are told beside those at the beginning. ``... beside MODEL.gguf --llama-server
+build/bin/llama-server``: the same clients at llama.cpp's server, with the same file, in turn.
 
 The server is a process of its own; so is the engine that it is compared with. MODEL is the bundled one by default.
 """
@@ -18,6 +19,7 @@ import json
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -101,7 +103,7 @@ async def loaded(url: str, prompts: Sequence[str], tokens: int, clients: int, ra
                 temperature=0,
                 stream=True,
                 stream_options={"include_usage": True},
-                extra_body={"min_tokens": tokens},
+                extra_body={"min_tokens": tokens, "ignore_eos": True},  # in our words, and in llama.cpp's
             )
             written = counted = 0
             async for chunk in stream:  # to its end: a stream that is left is closed later, and loudly
@@ -190,6 +192,52 @@ def overhead(given: argparse.Namespace) -> None:
           f"(blocks: {over[0]:.2f} to {over[-1]:.2f} ms)")  # fmt: skip
 
 
+@contextlib.contextmanager
+def llama_server(program: str, file: str, clients: int, tokens: int) -> Iterator[tuple[str, int]]:
+    """llama.cpp's server, with a seat for every client."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    seats = min(clients, 64)
+    command = [program, "-m", file, "--port", str(port), "-np", str(seats), "-c", str(seats * 512), "--no-webui",
+               "-t", str(os.cpu_count()), "-tb", str(os.cpu_count()), "--jinja"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(httpx.TransportError):
+                    if httpx.get(f"{url}/health").status_code == 200:
+                        break
+                time.sleep(0.1)
+            yield url, process.pid
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def beside(given: argparse.Namespace) -> None:
+    """Clients at this server, and at llama.cpp's."""
+    prompts = prompts_of(given.requests)
+    told: dict[str, list[dict[str, float]]] = {"omniform": [], "llama.cpp": []}
+    with (
+        server(given.model) as (ours, own),
+        llama_server(given.llama_server, given.model, given.clients, given.tokens) as (theirs, their),
+    ):
+        sides = {"omniform": (ours, own), "llama.cpp": (theirs, their)}
+        for url, _ in sides.values():
+            asyncio.run(loaded(url, prompts[:4], given.tokens, 4, 0))
+        for turn in range(given.pairs):
+            for name in list(sides)[:: 1 if turn % 2 == 0 else -1]:
+                url, pid = sides[name]
+                before = processor_of(pid)
+                found = asyncio.run(loaded(url, prompts, given.tokens, given.clients, given.rate))
+                told[name].append({**found, "processor": processor_of(pid) - before})
+                print(name, json.dumps({key: round(value, 2) for key, value in told[name][-1].items()}), flush=True)
+    for what in ("tokens_per_second", "first_token_ms", "first_token_p99_ms", "per_token_ms"):
+        our, other = (median(one[what] for one in told[name]) for name in ("omniform", "llama.cpp"))
+        print(f"{what}: {our:.1f}, llama.cpp {other:.1f}: {our / other:.2f}x")
+
+
 async def soaked(url: str, count: int, clients: int) -> tuple[int, int]:
     """How many answers came, and how many clients went away; a wrong answer is an error."""
     rng = random.Random(2)
@@ -248,7 +296,7 @@ def soak(given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("load", "overhead", "soak"))
+    parser.add_argument("what", choices=("load", "overhead", "soak", "beside"))
     parser.add_argument("model", nargs="?", default=str(bundled_checkpoint()))
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=256)
@@ -256,8 +304,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second, at random times; 0: at once")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--raw", action="store_true", help="httpx instead of OpenAI's client, which takes 1 to 2 ms")
+    parser.add_argument("--llama-server", default="llama-server", help="llama.cpp's program")
     given = parser.parse_args()
-    {"load": load, "overhead": overhead, "soak": soak}[given.what](given)
+    {"load": load, "overhead": overhead, "soak": soak, "beside": beside}[given.what](given)
 
 
 if __name__ == "__main__":
