@@ -103,6 +103,7 @@ def settings(app: FastAPI, desk: Desk, **more: object) -> uvicorn.Config:
     """
     said: dict[str, object] = {
         "http": functools.partial(Connection, most=_files_for(int(desk.config.limits.connections))),
+        "loop": "asyncio",  # and not whichever others brought along: it is what is tested, and was measured
         "ws": "none",
         "log_level": "warning",
         "access_log": False,
