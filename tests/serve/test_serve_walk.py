@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import struct
 import wave
 from collections.abc import Iterator
@@ -99,6 +100,31 @@ DOORS: dict[str, tuple[str, type[Asked], dict[str, object]]] = {
     "seeing": ("/pipelines/zero-shot-image-classification", PipelineRequest,
                {"model": "pictures", "inputs": "", "parameters": {"candidate_labels": ["a"]}}),
 }  # fmt: skip
+
+
+LITERALS: dict[str, str] = {
+    "null": "null", "true": "true", "zero": "0", "less": "-1", "minus zero": "-0", "minus zero point": "-0.0",
+    "a fraction": "1.5", "very much": "1e308", "infinity": "1e999", "not a number": "NaN", "endless": "-Infinity",
+    "long": "9" * 400, "2**63": str(2**63), "nothing": '""', "a letter": '"x"', "a NUL": '"a\\u0000b"',
+    "half a pair": '"\\ud800"', "a long text": '"' + "a" * 200_000 + '"', "an order": '"{{ 7 * 7 }}${x}"',
+    "no list": "[]", "an empty list": "[[]]", "a list of null": "[null]", "of texts": '["x", "y"]',
+    "of bools": "[true]",
+    "of numbers": "[1, 2]", "of huge numbers": f"[{10**30}]", "of both": '[1, "x"]', "an object": "{}",
+    "objects": '{"a": {"b": []}}', "of objects": '[{"type": "x"}]', "deep": "[" * 60 + "]" * 60,
+    "deep objects": '{"a":' * 60 + "1" + "}" * 60, "a data URL": '"data:image/png;base64,AAAA"',
+    "no base64": '"data:;base64,%%%"', "a path": '"/etc/passwd"', "a sound": '"UklGRg=="',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["embeddings", "score", "rerank", "classify", "detokenize", "speech"])
+def test_any_value_in_any_field(name: str, raw: httpx.Client) -> None:
+    path, kind, base = DOORS[name]
+    for field in kind.model_fields:
+        for what, literal in LITERALS.items():
+            if field in ("max_tokens", "max_completion_tokens", "max_output_tokens") and literal in ("null", "0"):
+                continue
+            body = json.dumps({**base, field: "@@"}).replace('"@@"', literal)
+            well(raw.post(path, content=body, headers={"Content-Type": "application/json"}), f"{field}: {what}")
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (8, 8), frames: int = 1) -> bytes:
