@@ -162,6 +162,10 @@ class WorkerError(OmniformError, RuntimeError):
     """A process that this one needs (to load data, to hold a part of a model) has died."""
 
 
+class StoreError(OmniformError, OSError):
+    """A database of measurements cannot be reached, read or written."""
+
+
 class UnknownNameError(OmniformError, KeyError):
     """A name (task, family, architecture) that nothing is registered under."""
 

@@ -1,0 +1,1 @@
+"""Where measurements are kept: SQLite in a file, or PostgreSQL."""
