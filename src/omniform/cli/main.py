@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from omniform import __version__
-from omniform.cli import cache, eject, lock, map, modular, quantize, say, search, serve, train, trust
+from omniform.cli import bench, cache, eject, lock, map, modular, quantize, say, search, serve, train, trust
 from omniform.cli.settings import drawing, read_pair, value_of
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.kinds import TEXTS
@@ -73,7 +73,7 @@ def parser() -> Parser:
     _add_inspect(commands)
     _add_embed(commands)
     _add_eval(commands)
-    for own in (cache, eject, lock, map, modular, quantize, say, search, serve, train, trust):
+    for own in (bench, cache, eject, lock, map, modular, quantize, say, search, serve, train, trust):
         own.add(commands)
     for name in LOADING:
         held = commands.choices[name]

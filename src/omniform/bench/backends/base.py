@@ -1,0 +1,84 @@
+"""What a backend is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..job import Job
+
+Told = Callable[[], object]
+"""Called whenever a step's tokens are there."""
+
+
+def unheard() -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a step comes to by the model's weights.
+
+    Attributes:
+        flop: of one token: two for every weight that it is multiplied with.
+        read: bytes of weights that a step reads.
+        vocabulary: how many tokens there are.
+    """
+
+    flop: float
+    read: float
+    vocabulary: int
+
+
+class Backend:
+    """A library that holds a model.
+
+    Attributes:
+        CAN: the methods that it has, which scenarios ask for by name.
+        PACKAGES: whose versions are told.
+    """
+
+    CAN: ClassVar[frozenset[str]] = frozenset({"nothing"})
+    PACKAGES: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.options: Mapping[str, Any] = job.backend
+        self.device = str(self.options.get("device") or "cpu")
+
+    def prepare(self) -> None:
+        """Import what is needed, and set the number of threads."""
+
+    def load(self, task: str = "text-generation") -> None:
+        """Load the model."""
+
+    def cost(self) -> Cost | None:
+        """What a step comes to; None where that is not known."""
+        return None
+
+    def computes(self) -> str:
+        """The kind of numbers that the model computes with, by torch's name."""
+        return "float32"
+
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        cost = self.cost()
+        return 1000 if cost is None else cost.vocabulary
+
+    def forward(self, inputs: Mapping[str, Any]) -> object:
+        """One pass over a batch."""
+        raise NotImplementedError
+
+    def rows(self, modality: str, batch: int, length: int, picture: int) -> dict[str, Any]:
+        """What :meth:`forward` is given: token ids, or pictures."""
+        raise NotImplementedError
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], new: int, told: Told = unheard, beams: int = 1
+    ) -> list[list[int]]:
+        """Answer prompts, so many tokens each, whatever they are."""
+        raise NotImplementedError
+
+    def wait(self) -> None:
+        """Until the device has done what it was told."""

@@ -1,0 +1,181 @@
+"""What backends on torch share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from ..job import RefusedError
+from .base import Backend, Cost, Told, unheard
+
+CLASSES = {
+    "text-generation": "AutoModelForCausalLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "image-text-to-text": "AutoModelForImageTextToText",
+    "feature-extraction": "AutoModel",
+    "fill-mask": "AutoModelForMaskedLM",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "image-classification": "AutoModelForImageClassification",
+    "object-detection": "AutoModelForObjectDetection",
+    "image-segmentation": "AutoModelForSemanticSegmentation",
+    "automatic-speech-recognition": "AutoModelForSpeechSeq2Seq",
+    "audio-classification": "AutoModelForAudioClassification",
+}
+"""The class that a task's model is loaded with, by the ecosystem's names."""
+
+
+class Steps:
+    """A streamer: hears of every step of a call of ``generate``, of any number of rows."""
+
+    def __init__(self, told: Told) -> None:
+        self.told = told
+        self.prompted = False
+
+    def put(self, value: object) -> None:
+        """The prompt comes first, then a step's tokens each time."""
+        if self.prompted:
+            self.told()
+        self.prompted = True
+
+    def end(self) -> None:
+        """All is said."""
+
+
+class OnTorch(Backend):
+    """A library with the ecosystem's Auto classes and ``generate``."""
+
+    LIBRARY = ""
+
+    def __init__(self, job: Any) -> None:
+        super().__init__(job)
+        self.model: Any = None
+        self.torch: Any = None
+        self.library: Any = None
+
+    def prepare(self) -> None:
+        """Import torch and the library."""
+        self.torch = import_module("torch")
+        self.torch.set_num_threads(self.job.threads)
+        self.library = self.imported()
+
+    def imported(self) -> Any:
+        """The library."""
+        return import_module(self.LIBRARY)
+
+    def loading(self) -> dict[str, Any]:
+        """Keywords of ``from_pretrained``."""
+        return {"dtype": str(self.options.get("dtype") or "auto"), **dict(self.options.get("options") or {})}
+
+    def load(self, task: str = "text-generation") -> None:
+        """Load the model as the class that the task asks for."""
+        name = self.options.get("load_class") or CLASSES.get(task)
+        if name is None:
+            raise RefusedError(f"no class is known for the task {task!r}; name one as backend.load_class")
+        auto = getattr(self.library, str(name))
+        self.model = self.placed(auto.from_pretrained(self.job.model, **self.loading())).eval()
+        settings = getattr(self.model, "generation_config", None)
+        if settings is not None:
+            settings.eos_token_id = None  # an answer has the length that was asked for
+        if self.options.get("compile"):
+            self.model.forward = self.torch.compile(self.model.forward)
+
+    def placed(self, model: Any) -> Any:
+        """The model on its device."""
+        return model.to(self.device)
+
+    def cost(self) -> Cost | None:
+        """By the weights: those of tables (embeddings) are not multiplied with, and of them a row is read."""
+        if self.model is None:
+            return None
+        torch = self.torch
+        tables, seen = 0.0, set()
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.Embedding) or type(module).__name__.endswith("Embedding"):
+                for parameter in module.parameters(recurse=False):
+                    seen.add(id(parameter))
+                    tables += parameter.numel()
+        numbers = bytes_read = 0.0
+        for parameter in self.model.parameters():
+            if id(parameter) in seen and not self._tied(parameter):
+                continue
+            numbers += parameter.numel()
+            bytes_read += parameter.numel() * parameter.element_size()
+        for buffer in self.model.buffers():  # packed weights are buffers
+            bytes_read += buffer.numel() * buffer.element_size()
+        config = self.model.config
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        return Cost(2 * numbers, bytes_read, int(getattr(text, "vocab_size", 0) or 1000))
+
+    def computes(self) -> str:
+        """That of the first floating parameter."""
+        kinds = (parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
+        return str(next(kinds, "float32")).removeprefix("torch.")
+
+    def _tied(self, table: Any) -> bool:
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        return head is not None and getattr(head, "weight", None) is table
+
+    def tensors(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists become tensors on the device."""
+        torch = self.torch
+        made = {name: torch.as_tensor(value) for name, value in inputs.items()}
+        dtype = next(self.model.parameters()).dtype
+        return {
+            name: (x.to(dtype) if x.is_floating_point() and dtype.is_floating_point else x).to(self.device)
+            for name, x in made.items()
+        }
+
+    def rows(self, modality: str, batch: int, length: int, picture: int) -> dict[str, Any]:
+        """Random rows, always the same."""
+        from ..scenarios.forward import text_rows
+
+        if modality == "text":
+            return self.tensors(text_rows(batch, length, self.vocabulary()))
+        config = self.model.config
+        vision = getattr(config, "vision_config", config)
+        size = picture or getattr(vision, "image_size", 224)
+        height, width = (size, size) if isinstance(size, int) else tuple(size)
+        made = self.torch.Generator().manual_seed(0)
+        channels = int(getattr(vision, "num_channels", 3))
+        return self.tensors({"pixel_values": self.torch.rand(batch, channels, height, width, generator=made)})
+
+    def forward(self, inputs: Mapping[str, Any]) -> object:
+        """One pass, without a gradient."""
+        with self.torch.inference_mode():
+            return self.model(**inputs)
+
+    def padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+        """Prompts padded on the left, and their mask."""
+        width = max(map(len, prompts))
+        ids = [[0] * (width - len(row)) + list(row) for row in prompts]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in prompts]
+        torch = self.torch
+        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], new: int, told: Told = unheard, beams: int = 1
+    ) -> list[list[int]]:
+        """By ``generate``."""
+        ids, mask = self.padded(prompts)
+        how: dict[str, Any] = {"max_new_tokens": new, "do_sample": False, "num_beams": beams}
+        if told is not unheard and beams == 1:
+            how["streamer"] = Steps(told)
+        if len({len(row) for row in prompts}) > 1:
+            how["attention_mask"] = mask
+        else:
+            how["attention_mask"] = self.torch.ones_like(ids)
+        written: list[list[int]] = self.model.generate(ids, **how)[:, ids.shape[1] :].tolist()
+        return written
+
+    def train(self) -> Any:
+        """The model, ready to be trained."""
+        self.model.requires_grad_(True)
+        return self.model.train()
+
+    def wait(self) -> None:
+        """Until the device has done what it was told."""
+        if self.device.startswith("cuda"):
+            self.torch.cuda.synchronize()

@@ -1,0 +1,266 @@
+"""What is to be measured: typed, checked, and composed of files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, Literal, Self, cast
+
+from omniform.bench import scenarios
+from omniform.bench.backends import MODULES, backend_class
+from omniform.bench.compose import Composed, compose
+from omniform.bench.job import RefusedError
+from omniform.bench.scenarios.base import Scenario
+from omniform.bench.typed import Where, typed
+from omniform.core.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendConfig:
+    """A contender, or what all contenders have in common.
+
+    Attributes:
+        kind: the library: ``omniform``, ``transformers``, ``llama_cpp``, ``onnxruntime``, or ``none``.
+        name: what results call it; made of what differs, where it is not said.
+        model: a model of its own: a GGUF file, an exported folder.
+        dtype: of weights, as ``from_pretrained`` takes it.
+        device: a torch device.
+        quantize: fewer bits, made at load, as ``omniform run --quantize`` takes it.
+        compile: whether the forward goes through ``torch.compile``.
+        python: the interpreter that has the library, where it is another one.
+        env: variables of its process.
+        options: the library's own, handed to it as they are.
+        load_class: the class to load with, where the task does not say.
+        commit: of the code, measured in an environment of its own.
+    """
+
+    kind: str = "omniform"
+    name: str = ""
+    model: str = ""
+    dtype: str = "auto"
+    device: str = "cpu"
+    quantize: str | None = None
+    compile: bool = False
+    python: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+    load_class: str | None = None
+    commit: str | None = None
+
+    def title(self) -> str:
+        """What it is called."""
+        if self.name:
+            return self.name
+        plain = BackendConfig()
+        differs = [str(self.commit)[:12]] if self.commit else []
+        differs += [str(getattr(self, key)) for key in ("dtype", "device", "quantize") if
+                    getattr(self, key) != getattr(plain, key)]  # fmt: skip
+        differs += ["compiled"] if self.compile else []
+        differs += [f"{key}={value}" for key, value in self.options.items()]
+        return " ".join([self.kind, *differs])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmupConfig:
+    """How long a contender warms up; see :func:`omniform.bench.warmup.warm_up`.
+
+    Attributes:
+        window: samples of which two medians are compared.
+        tolerance: share by which they may differ.
+        limit: seconds.
+    """
+
+    window: int = 4
+    tolerance: float = 0.05
+    limit: float = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseConfig:
+    """When a turn counts as disturbed, and how often its round is taken again.
+
+    Attributes:
+        repeats: rounds taken again in all.
+        others: share of the processors' time that others may use where they compete for them.
+        steal: share that the host may take.
+        faults: pages a second that may come from the disk.
+        spread: share by which a contender's turns may differ.
+    """
+
+    repeats: int = 4
+    others: float = 0.1
+    steal: float = 0.02
+    faults: float = 20.0
+    spread: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderConfig:
+    """The sampler in the background; see :class:`omniform.bench.recorder.MetricsRecorder`.
+
+    Attributes:
+        interval: seconds between samples.
+    """
+
+    interval: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkConfig:
+    """What is to be measured.
+
+    Attributes:
+        name: of the config.
+        scenario: what is done: ``kind``, and the parameters of that kind.
+        backend: what all contenders have in common; the only contender, where none is listed.
+        contenders: those who do it; a name stands for a backend of that kind.
+        model: a folder, a file, a Hub id, the name of a bundled checkpoint, or ``made:llama-60m`` for one of random
+            weights (:mod:`omniform.bench.made`).
+        threads: that may compute; 0 for as many as there are processors for this process.
+        clock: ``wall``, or ``cpu`` for the time that processors worked.
+        rounds: turns of every contender.
+        seconds: of a turn, about.
+        least, most: samples of a turn.
+        timeout: seconds after which a contender that does not answer is given up.
+        roofline: whether what the machine can do is measured too, and told beside what was done.
+    """
+
+    name: str
+    scenario: Mapping[str, object]
+    backend: BackendConfig = field(default_factory=BackendConfig)
+    contenders: tuple[BackendConfig, ...] = ()
+    model: str = "made:llama-60m"
+    threads: int = 0
+    clock: Literal["wall", "cpu"] = "wall"
+    rounds: int = 8
+    seconds: float = 0.5
+    least: int = 1
+    most: int = 1000
+    timeout: float = 600.0
+    roofline: bool = True
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    recorder: RecorderConfig = field(default_factory=RecorderConfig)
+    overrides: tuple[str, ...] = ()
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    @classmethod
+    def load(
+        cls, name: str, *, config_dir: str | None = None, overrides: Sequence[str] = (), multirun: bool = False
+    ) -> list[Self]:
+        """The config of a name, or all of its sweep.
+
+        Raises:
+            ConfigError: there is none, or it cannot be measured; says what is wrong, and in which file.
+        """
+        return [cls.of(one) for one in compose(config_dir, name, overrides, multirun=multirun)]
+
+    @classmethod
+    def of(cls, composed: Composed | Mapping[str, Any]) -> Self:
+        """A config of plain values.
+
+        Raises:
+            ConfigError: an unknown key, a value of a wrong type, values that contradict one another.
+        """
+        whole = composed if isinstance(composed, Composed) else Composed(dict(composed))
+        values = dict(whole.values)
+        values.setdefault("name", "benchmark")
+        common = values.get("backend", {})
+        common = {"kind": common} if isinstance(common, str) else common
+        values["backend"] = common
+        if isinstance(values.get("contenders"), Sequence) and isinstance(common, Mapping):
+            values["contenders"] = [_over(common, one) for one in values["contenders"]]
+        made = typed(cls, values, whole.where)
+        made = replace(made, contenders=made.contenders or (made.backend,), overrides=whole.overrides)
+        check(made, whole.where)
+        return made
+
+
+def _over(common: Mapping[str, Any], own: object) -> object:
+    if isinstance(own, str):
+        return {**common, "kind": own}
+    if not isinstance(own, Mapping):
+        return own
+    return {**{key: value for key, value in common.items() if key != "name"}, **own}
+
+
+def scenario_of(config: BenchmarkConfig, where: Where) -> Scenario:
+    """The scenario's typed parameters.
+
+    Raises:
+        ConfigError: there is no such kind, or its parameters cannot be.
+    """
+    given = dict(config.scenario)
+    kind = given.pop("kind", None)
+    if not isinstance(kind, str):
+        raise ConfigError("'scenario.kind' is missing", where=where("scenario"),
+                          expected=", ".join(scenarios.MODULES))  # fmt: skip
+    try:
+        made = typed(scenarios.scenario_class(kind), cast("Mapping[str, object]", given), where, "scenario")
+        made.check()
+    except KeyError:
+        raise ConfigError(f"there is no scenario {kind!r}", where=where("scenario.kind"),
+                          remedy=nearest(kind, scenarios.MODULES)) from None  # fmt: skip
+    except RefusedError as error:
+        raise ConfigError(str(error), where=where("scenario.kind")) from None
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"the scenario contradicts itself: {error}", where=where("scenario")) from None
+    return made
+
+
+ABLE: Final[Mapping[str, str]] = {
+    "write": "write text", "forward": "compute a forward", "engine": "answer requests as they arrive",
+    "serve": "serve over HTTP", "pipeline": "run pipelines", "train": "train", "preprocess": "prepare inputs",
+    "export": "export", "quantize": "quantize", "prepare": "be imported", "load": "load a model",
+    "beams": "search with beams",
+}  # fmt: skip
+"""What a backend can or cannot do, in words."""
+
+
+def check(config: BenchmarkConfig, where: Where) -> None:
+    """Refuse a config before anything runs.
+
+    Raises:
+        ConfigError: its values contradict one another, or a contender cannot do what is to be done.
+    """
+    for name, least in (("threads", 0), ("rounds", 1), ("least", 1), ("most", 1)):
+        if getattr(config, name) < least:
+            raise ConfigError(f"{name!r} cannot be this", where=where(name), expected=f"{least} or more",
+                              found=str(getattr(config, name)))  # fmt: skip
+    if config.most < config.least:
+        raise ConfigError("'most' is less than 'least'", where=where("most"), found=f"{config.most} < {config.least}")
+    if config.clock == "cpu" and config.threads != 1:
+        raise ConfigError("clock 'cpu' adds up the time of threads, which is no measure of speed",
+                          where=where("clock"), remedy="Set threads=1.")  # fmt: skip
+    if config.warmup.window < 2:
+        raise ConfigError("'warmup.window' cannot be this", where=where("warmup.window"), expected="2 or more",
+                          found=str(config.warmup.window))  # fmt: skip
+    for name in ("seconds", "timeout"):
+        if getattr(config, name) <= 0:
+            raise ConfigError(f"{name!r} cannot be this", where=where(name), expected="more than 0",
+                              found=str(getattr(config, name)))  # fmt: skip
+    scenario = scenario_of(config, where)
+    titles: dict[str, int] = {}
+    for place, one in enumerate(config.contenders):
+        path = f"contenders[{place}]"
+        if one.kind not in MODULES:
+            raise ConfigError(f"there is no backend {one.kind!r}", where=where(path), remedy=nearest(one.kind, MODULES))
+        title = one.title()
+        if title in titles:
+            raise ConfigError(f"two contenders are called {title!r}", where=where(path),
+                              remedy="Give each a name of its own.")  # fmt: skip
+        titles[title] = place
+        able = backend_class(one.kind).CAN
+        needs = (*scenario.NEEDS, *(("beams",) if getattr(scenario, "beams", 1) > 1 else ()),
+                 *(("quantize",) if one.quantize else ()))  # fmt: skip
+        for need in needs:
+            if need not in able:
+                raise ConfigError(f"{one.kind} does not {ABLE.get(need, need)}, which scenario "
+                                  f"{config.scenario['kind']!r} asks for", where=where(path))  # fmt: skip
+        if config.clock == "cpu" and one.device != "cpu":
+            raise ConfigError("clock 'cpu' tells nothing of another device", where=where("clock"), found=one.device)

@@ -1,0 +1,69 @@
+"""One pass of a model over a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ..backends.base import Backend
+from ..job import Job
+from .base import SECONDS, Kind, Scenario, Values, at_least, tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forward(Scenario):
+    """One pass.
+
+    Attributes:
+        batch: rows.
+        length: tokens of a row, where it is text.
+        modality: what the rows are: token ids, or pictures of the size that the model's config names.
+        picture: rows and columns of a picture, where that size is not to be the config's.
+        task: what the model is loaded for.
+    """
+
+    batch: int = 1
+    length: int = 128
+    modality: Literal["text", "image"] = "text"
+    picture: int = 0
+    task: str = "text-generation"
+    NEEDS: ClassVar[tuple[str, ...]] = ("forward",)
+    GIVES: ClassVar[dict[str, Kind]] = {
+        "forward.latency": SECONDS,
+        "forward.throughput": Kind("rows/s", "higher"),
+    }
+
+    def check(self) -> None:
+        """Rows and tokens are at least one."""
+        at_least(1, batch=self.batch, length=self.length)
+        at_least(0, picture=self.picture)
+
+    def begin(self, backend: Backend, job: Job) -> Callable[[], Values]:
+        """Load, and make the rows."""
+        backend.prepare()
+        backend.load(self.task)
+        inputs = backend.rows(self.modality, self.batch, self.length, self.picture)
+
+        def sample() -> Values:
+            backend.wait()
+            started = job.now()
+            backend.forward(inputs)
+            backend.wait()
+            spent = max(job.now() - started, 1e-9)
+            return {"forward.latency": spent, "forward.throughput": self.batch / spent}
+
+        return sample
+
+    def work(self, backend: Backend) -> tuple[float, float] | None:
+        """By the weights; of pictures it is not known."""
+        cost = backend.cost()
+        if cost is None or self.modality != "text":
+            return None
+        return cost.flop * self.batch * self.length, cost.read
+
+
+def text_rows(batch: int, length: int, vocabulary: int) -> dict[str, list[list[int]]]:
+    """Token ids, and a mask of ones."""
+    rows = [tokens(f"row {row}", length, vocabulary) for row in range(batch)]
+    return {"input_ids": rows, "attention_mask": [[1] * length] * batch}

@@ -1,0 +1,115 @@
+"""Results of one config on the terminal: beside one another, against the first."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from omniform.bench.config import BenchmarkConfig
+from omniform.bench.results import Measure, Result, split_metric
+from omniform.bench.stats import difference
+from omniform.core.errors import DependencyError, InputError, listed
+
+ASIDE: Final = ("memory.peak", "cpu.use", "roofline")
+"""Shown beside what the scenario measures, where nobody asks for columns."""
+
+NEITHER: Final = ("cpu.use", "gpu.use", "flop", "bytes")
+"""More of these is neither better nor worse."""
+
+ENOUGH: Final = 8
+"""Turns from which a verdict is without a question mark: of fewer, all may lie on one side by chance more often than in
+one of a hundred (2 of 2 ** turns)."""
+
+
+def page(config: BenchmarkConfig, results: Sequence[Result], metrics: Sequence[str] | None) -> Iterable[str]:
+    """Lines of a table: a row for every metric and contender, regressions first; then failures and noise.
+
+    Args:
+        metrics: what to show; what the scenario gives where nobody asks.
+
+    Raises:
+        InputError: nobody measured one of them; lists what was.
+    """
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        raise DependencyError("rich is needed for this", remedy="pip install 'omniform[bench]'") from None
+    measured = [one for one in results if one.measures]
+    title = " ".join([config.name, *config.overrides])
+    lines = [] if not measured else _lines(measured, metrics)
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    for name in ("metric", "contender", "value", "p90", "of the first", "verdict"):
+        table.add_column(name, justify="right" if name in ("value", "p90") else "left", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    if lines:
+        out = io.StringIO()
+        Console(file=out, width=160, no_color=True, highlight=False).print(table)
+        yield from (text.rstrip() for text in out.getvalue().rstrip().splitlines())
+    for one in results:
+        if one.error is not None:
+            yield f"{one.contender}: FAILED: {one.error}"
+    for one in results:
+        yield from (f"{one.contender}: noise: {sentence}" for sentence in one.noise)
+
+
+def _lines(results: Sequence[Result], metrics: Sequence[str] | None) -> list[tuple[str, ...]]:
+    known = list(dict.fromkeys(name for one in results for name in one.measures))
+    if metrics is None:
+        aside = [name for name in known if name.startswith(("memory.", "cpu.", "gpu.", "energy.", "flop", "bytes",
+                                                            "roofline"))]  # fmt: skip
+        metrics = [name for name in known if name not in aside or name in ASIDE]
+    ranked = []
+    for place, metric in enumerate(metrics):
+        name, _ = split_metric(metric)
+        if name not in known:
+            raise InputError(f"{name!r} was not measured", where="--metrics", expected=listed(known))
+        first = next((one for one in results if name in one.measures), None)
+        assert first is not None
+        for one in results:
+            if name in one.measures:
+                rank, line = _line(metric, one, first)
+                ranked.append((rank, place, line))
+    # A metric's lines stay together: it comes as early as the worst of them.
+    worst = {place: min(rank for rank, at, _ in ranked if at == place) for _, place, _ in ranked}
+    return [line for _, _, line in sorted(ranked, key=lambda one: (worst[one[1]], one[1]))]
+
+
+def _line(metric: str, one: Result, first: Result) -> tuple[int, tuple[str, ...]]:
+    name, statistic = split_metric(metric)
+    measure, base = one.measures[name], first.measures[name]
+    value = measure.statistic(statistic)
+    p90 = shown(measure.summary.p90, measure.unit) if measure.summary.count > 1 else ""
+    if one is first:
+        return 1, (metric, one.contender, shown(value, measure.unit), p90, "", "")
+    rank, ratio, verdict = compared(base, measure)
+    return rank, (metric, one.contender, shown(value, measure.unit), p90, ratio, verdict)
+
+
+def compared(base: Measure, measure: Measure) -> tuple[int, str, str]:
+    """How a measure compares: a rank that is 0 for worse, the ratio and its interval, and the verdict in a word."""
+    if measure.name in NEITHER or not all(value > 0 for value in (*base.samples, *measure.samples)):
+        return 1, "", ""
+    found = difference(base.rounds, measure.rounds)
+    ratio = f"{found.ratio:.3f} ({found.low:.3f}-{found.high:.3f})"
+    if found.verdict == "same":
+        return 1, ratio, "same"
+    better = (found.verdict == "less") == (measure.better == "lower")
+    doubt = "?" if min(len(base.rounds), len(measure.rounds)) < ENOUGH else ""
+    return (2, ratio, f"better{doubt}") if better else (0, ratio, f"WORSE{doubt}")
+
+
+def shown(value: float, unit: str) -> str:
+    """A number with its unit, in steps of a thousand."""
+    if unit == "%":
+        return f"{value:.1f} %"
+    if unit == "s" and value < 1:
+        return f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} us"
+    scale, letter = next(
+        ((scale, letter) for scale, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(value) >= scale),
+        (1.0, ""),
+    )
+    return f"{value / scale:.4g} {letter}{unit}"

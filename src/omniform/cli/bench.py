@@ -1,0 +1,128 @@
+"""``omniform bench``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omniform.core.errors import InputError
+
+if TYPE_CHECKING:
+    from omniform.bench.benchmark import OnResult
+    from omniform.bench.config import BenchmarkConfig
+    from omniform.bench.results import Result
+    from omniform.cli.main import Parser
+
+CHANGE = re.compile(r"\+?[A-Za-z_][\w.\-\[\]]*=.*", re.DOTALL)
+"""A value instead of the file's: ``scenario.batch=4``."""
+
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
+    """The command's options."""
+    text = "Measure models, libraries and commits side by side, as a YAML config says (extra bench)."
+    own = commands.add_parser("bench", help=text, description=text, allow_abbrev=False)
+    own.add_argument("--config-dir", metavar="FOLDER", help="of configs; omniform's own if none is named")
+    own.add_argument("--config-name", metavar="NAME", help="the config: generate, decode, load ... (see --list)")
+    own.add_argument("--list", action="store_true", help="list the folder's configs and groups, and stop")
+    own.add_argument("--multirun", action="store_true", help="values parted by commas are one run each: a=1,2 b=x,y")
+    own.add_argument("--commit", action="append", default=[], metavar="REV", help="measure this commit; repeat it")
+    own.add_argument("--repo", metavar="FOLDER", default=".", help="the repository of --commit (this folder)")
+    own.add_argument("--cache", metavar="FOLDER", help="where commits are kept built (~/.cache/omniform/bench)")
+    own.add_argument("--metrics", metavar="A,B", help="columns, such as decode.latency.mean,memory.peak")
+    own.add_argument("--json", metavar="FILE", help="write all results with their samples; '-': standard output")
+    own.add_argument("--db", metavar="URL", help="keep results: sqlite:///bench.db or postgresql://...")
+    own.set_defaults(changes=[])
+    own.epilog = "KEY=VALUE among the options is a value instead of the file's: scenario.batch=4 scenario=decode"
+    own.pairs = CHANGE
+    own.set_defaults(work=work, command=own)
+
+
+def work(given: argparse.Namespace) -> int:
+    """Measure, and print a table."""
+    if given.list:
+        _list(given.config_dir)
+        return 0
+    if given.config_name is None:
+        raise InputError(
+            "no config is named", where="--config-name", remedy="omniform bench --list tells what there is."
+        )
+    from omniform.bench.benchmark import Benchmark
+    from omniform.bench.commits import Commits
+    from omniform.bench.config import BenchmarkConfig
+
+    configs = BenchmarkConfig.load(
+        given.config_name, config_dir=given.config_dir, overrides=_changes(given), multirun=given.multirun
+    )
+    hears = _storage(given.db)
+    cache = None if given.cache is None else Path(given.cache).expanduser()
+    commits = Commits(Path(given.repo), cache)
+    results: list[Result] = []
+    interrupted = False
+    for config in configs:
+        benchmark = Benchmark(config, on_result=hears, say=_say, commits=commits)
+        done = benchmark.run()
+        results += done
+        if given.json is not None and given.json != "-":
+            _write(Path(given.json), results)
+        if given.json != "-":
+            _show(config, done, given.metrics)
+        if benchmark.interrupted:
+            interrupted = True
+            break
+    if given.json == "-":
+        print(json.dumps([one.told() for one in results], ensure_ascii=False))
+    if interrupted:
+        return 130
+    return 1 if any(one.status == "failed" for one in results) else 0
+
+
+def _changes(given: argparse.Namespace) -> list[str]:
+    changes = list(given.changes)
+    if given.commit:
+        listed = ",".join(f"{{kind: omniform, commit: {json.dumps(one)}}}" for one in given.commit)
+        changes.append(f"contenders=[{listed}]")
+    return changes
+
+
+def _say(line: str) -> None:
+    print(f"omniform: {line}", file=sys.stderr, flush=True)
+
+
+def _list(config_dir: str | None) -> None:
+    from omniform.bench.compose import folder_of, groups, names
+
+    folder = folder_of(config_dir)
+    print("\n".join(names(folder)))
+    for group, choices in groups(folder).items():
+        print(f"{group}: {', '.join(choices)}")
+
+
+def _storage(url: str | None) -> list[OnResult]:
+    if url is None:
+        return []
+    from omniform.bench.storing import storage
+
+    return storage(url)
+
+
+def _show(config: BenchmarkConfig, results: Sequence[Result], metrics: str | None) -> None:
+    from omniform.bench.table import page
+
+    for line in page(config, results, None if metrics is None else metrics.split(",")):
+        print(line)
+
+
+def _write(path: Path, results: Sequence[Result]) -> None:
+    import os
+
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    try:
+        unfinished.write_text(json.dumps([one.told() for one in results], indent=1), encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError("the results cannot be written", where=str(path), found=error.strerror) from None
