@@ -84,7 +84,7 @@ def work(given: argparse.Namespace) -> int:
 def _changes(given: argparse.Namespace) -> list[str]:
     changes = list(given.changes)
     if given.commit:
-        listed = ",".join(f"{{kind: omniform, commit: {json.dumps(one)}}}" for one in given.commit)
+        listed = ",".join(f"{{commit: {json.dumps(one)}}}" for one in given.commit)
         changes.append(f"contenders=[{listed}]")
     return changes
 
