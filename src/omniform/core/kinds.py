@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import InputError, brief
+from omniform.core.numbers import is_finite
 
 LARGEST = 2**53
 """No whole number is larger: beyond it, JSON's numbers are no longer exact."""
@@ -100,7 +101,7 @@ def _as_whole(value: object) -> int:
 
 def _as_number(value: object) -> float:
     value = _alone(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_finite(value):
         raise ValueError
     return float(value)
 

@@ -8,7 +8,6 @@ of transformers 5.23.0 (``generation/utils.py``, ``_beam_search``), to the last 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import InputError, OmniformError
+from omniform.core.numbers import is_finite
 from omniform.engine.tops import likeliest
 
 FAR = -1.0e9
@@ -70,7 +70,7 @@ class BeamSettings:
                 raise InputError("this value cannot be", where=name, expected=expected, found=repr(value))
 
     def _penalty_fits(self) -> bool:
-        if not math.isfinite(self.length_penalty):
+        if not is_finite(self.length_penalty):
             return False
         try:
             return bool(float(self.max_new_tokens) ** abs(self.length_penalty) < torch.finfo(torch.float32).max)

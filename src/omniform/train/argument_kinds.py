@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Protocol, cast
 
 from omniform.core.errors import InputError, brief, listed, nearest
+from omniform.core.numbers import is_finite
 
 TRUE: Final = ("yes", "true", "t", "y", "1", "on")
 FALSE: Final = ("no", "false", "f", "n", "0", "off")
@@ -179,7 +180,7 @@ def _number(name: str, value: object, expected: str) -> int | float:
         number = int(value)
     else:
         number = float(value)
-    if not math.isfinite(number):
+    if not is_finite(number):
         raise _wrong(name, value, expected)
     return number
 

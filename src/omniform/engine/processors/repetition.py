@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from omniform.core.errors import InputError, brief
+from omniform.core.numbers import is_finite
 from omniform.engine.processors.base import NEVER, LogitsProcessor, above_zero, refuse, whole
 
 
@@ -158,7 +158,7 @@ class FrequencyPenaltyLogitsProcessor(LogitsProcessor):
 
 
 def _finite(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_finite(value):
         raise refuse(name, "a finite number", value)
     return float(value)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Final, TypeAlias, TypeVar, cast
 
 from omniform.core.errors import ConfigError, InputError, brief
+from omniform.core.numbers import is_finite
 from omniform.inputs.images.sizes import FORMS_TEXT, MAX_EDGE, Size, parse_size, size_entries
 
 MAX_LABEL: Final = 2**31 - 1
@@ -395,7 +395,7 @@ def _factor(value: object) -> float:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_finite(value):
         raise TypeError
     return float(value)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self, TypeAlias, cast
@@ -15,6 +14,7 @@ from torch import Tensor
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, MissingPartError, brief
 from omniform.core.file_names import PROCESSOR_FILE
+from omniform.core.numbers import is_finite
 from omniform.core.reader import ConfigReader
 from omniform.inputs.audio import FeatureExtractor
 from omniform.inputs.images import ImageProcessor
@@ -298,7 +298,7 @@ def _fill(value: object, numbers: Tensor, real: Tensor, name: str) -> None:
     if numbers.dim() == 0:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError("no number", where=name, found=brief(value))
-        if not math.isfinite(value):
+        if not is_finite(value):
             raise InputError("this is nowhere in a picture", where=name, expected="finite numbers", found=value)
         numbers.fill_(value)
         real.fill_(True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeGuard
+from typing import Final
+
+from omniform.core.numbers import is_finite
 
 Schema = Mapping[str, object]
 Tool = Mapping[str, object]
@@ -112,17 +113,13 @@ def _kind(value: object) -> str:
     return names.get(type(value), "string")
 
 
-def _number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _never(_value: object) -> bool:
     return False
 
 
 _FITS: Final[Mapping[str, Callable[[object], bool]]] = {
-    "integer": lambda value: _number(value) and value == int(value),
-    "number": _number,
+    "integer": lambda value: is_finite(value) and value == int(value),
+    "number": is_finite,
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
 }

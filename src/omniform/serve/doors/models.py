@@ -34,13 +34,13 @@ async def model(request: Request, name: str) -> dict[str, object]:
     return _told(shelf, name, source.name)
 
 
-@router.get("/health")
+@router.api_route("/health", methods=["GET", "HEAD"])
 async def health() -> dict[str, str]:
     """The server lives."""
     return {"status": "ok"}
 
 
-@router.get("/ready")
+@router.api_route("/ready", methods=["GET", "HEAD"])
 async def ready(request: Request) -> Response:
     """Whether it takes requests."""
     desk = desk_of(request)
