@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from omniform import __version__
-from omniform.cli import bench, cache, eject, lock, map, modular, quantize, say, search, serve, train, trust
+from omniform.cli import bench, cache, eject, export, lock, map, modular, quantize, say, search, serve, train, trust
 from omniform.cli.settings import drawing, read_pair, value_of
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.kinds import TEXTS
@@ -24,7 +24,7 @@ from omniform.core.settings import SETTINGS, Setting
 if TYPE_CHECKING:
     from omniform.cli.pictures import Showing
 
-LOADING: Final = ("run", "chat", "inspect", "embed", "eval", "map", "quantize", "say", "search", "serve", "train")
+LOADING: Final = ("run", "chat", "inspect", "embed", "eval", "export", "map", "quantize", "say", "search", "serve", "train")
 """Commands that read checkpoints, and may be held to a lockfile."""
 
 
@@ -73,7 +73,7 @@ def parser() -> Parser:
     _add_inspect(commands)
     _add_embed(commands)
     _add_eval(commands)
-    for own in (bench, cache, eject, lock, map, modular, quantize, say, search, serve, train, trust):
+    for own in (bench, cache, eject, export, lock, map, modular, quantize, say, search, serve, train, trust):
         own.add(commands)
     for name in LOADING:
         held = commands.choices[name]

@@ -25,6 +25,7 @@ Door = Literal[
     "engine.talking:stream_speech",
     "engine.processors.watermark:SynthIDTextWatermarkLogitsProcessor",
     "engine.processors.watermark:WatermarkLogitsProcessor",
+    "export.onnx.writing:export",
     "hub.gguf.writing:save_gguf",
     "hub.lookup:cached_file",
     "hub.push:push",

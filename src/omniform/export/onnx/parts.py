@@ -1,0 +1,243 @@
+"""The graphs that a model is taken apart into, each a module of tensors in and tensors out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from omniform.architectures.decoder import CausalLM, TextDecoder
+from omniform.architectures.encoder_decoder import Seq2SeqLM
+from omniform.architectures.model import Model
+from omniform.core.errors import InputError
+from omniform.core.outputs import BaseModelOutput, ModelOutput
+from omniform.export.onnx import inputs as reading
+from omniform.export.onnx.attention import WrittenOut
+from omniform.export.onnx.inputs import CHOICES, LENGTH, Input
+from omniform.export.onnx.layout import Role
+from omniform.export.onnx.states import BATCH, READ, Piece, handed, kept, pieces_of
+from omniform.export.onnx.tasks import Wanted
+
+
+class Flat(nn.Module):
+    """A module of tensors by position, for a trace.
+
+    Args:
+        model: whose graph it is.
+        inputs: what it reads.
+        pieces: of its state, in and out.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Sequence[Input], pieces: Sequence[Piece] = ()) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs, self.pieces = tuple(inputs), tuple(pieces)
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """Tensors in the order of the inputs, to tensors in the order of the outputs."""
+        given = {own.name: value for own, value in zip(self.inputs, values, strict=True)}
+        with WrittenOut():
+            return tuple(self.run(given))
+
+    def run(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        """The same by name."""
+        raise NotImplementedError
+
+    def named(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model is called with: no state."""
+        past = {piece.past for piece in self.pieces}
+        return {own.keyword: given[own.name] for own in self.inputs if own.name not in past}
+
+
+class Whole(Flat):
+    """A model in one step."""
+
+    def __init__(self, model: Model, inputs: Sequence[Input], outputs: Sequence[str]) -> None:
+        super().__init__(model, inputs)
+        self.outputs = tuple(outputs)
+        self.extra: dict[str, object] = {"use_cache": False} if "use_cache" in model.accepts() else {}
+
+    def run(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        found = tensors_of(cast(ModelOutput, self.model(**self.named(given), **self.extra)))
+        return [found[name] for name in self.outputs]
+
+
+class Step(Flat):
+    """A decoder that goes on from a state."""
+
+    def run(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        state = handed(self.pieces, given)
+        out = self.model(**self.named(given), past_key_values=state, use_cache=True)
+        return [out.logits, *kept(self.pieces, state)]
+
+
+class Encoder(Flat):
+    """What reads for a decoder."""
+
+    def run(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        return [self.model(**self.named(given)).last_hidden_state]
+
+
+class Writer(Flat):
+    """A decoder that looks at an encoder's output.
+
+    Args:
+        reread: whether keys and values of that output are made; else they are handed in.
+    """
+
+    def __init__(
+        self, model: Seq2SeqLM, inputs: Sequence[Input], pieces: Sequence[Piece], width: int, *, reread: bool
+    ) -> None:
+        super().__init__(model, inputs, pieces)
+        self.width, self.reread = width, reread
+
+    def run(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        state = handed(self.pieces, given)
+        named = self.named(given)
+        hidden = named.pop("encoder_hidden_states", None)
+        if hidden is None:
+            read = next(given[piece.past] for piece in self.pieces if piece.spec.kept == "memory")
+            # Nobody looks at it: what cross-attention reads was handed in.
+            hidden = read.new_zeros(read.shape[0], read.shape[2], self.width)
+        out = self.model(
+            **named, encoder_outputs=BaseModelOutput(last_hidden_state=hidden), past_key_values=state, use_cache=True
+        )
+        return [out.logits, *kept([p for p in self.pieces if self.reread or p.spec.kept != "memory"], state)]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One graph to be.
+
+    Attributes:
+        role: what it does.
+        module: what is traced.
+        inputs: what it reads.
+        outputs: names of what it gives.
+    """
+
+    role: Role
+    module: nn.Module
+    inputs: tuple[Input, ...]
+    outputs: tuple[str, ...]
+
+
+def parts_of(model: Model, task: Wanted) -> list[Part]:
+    """The graphs that a task takes.
+
+    Raises:
+        InputError: a model of this kind is not taken apart.
+    """
+    if isinstance(model, Seq2SeqLM) and task.name != "feature-extraction":
+        return _encoder_decoder(model, task)
+    if isinstance(model, CausalLM) and not model.reads_items and task.name == "text-generation":
+        return [_decoder(model, cached=task.cached)]
+    if task.cached:
+        raise InputError("the cache of such a model does not go in and out", where=task.whole, found=named(model))
+    return [_whole(model, task)]
+
+
+def named(model: Model) -> str:
+    """The ecosystem's name of a model's class."""
+    return model.origin.architecture.name
+
+
+def _decoder(model: CausalLM, *, cached: bool) -> Part:
+    names = ["input_ids", "attention_mask", "position_ids"]
+    if not cached:
+        inputs = reading.text(model, names)
+        return Part("model", Whole(model, inputs, ["logits"]), tuple(inputs), ("logits",))
+    pieces = pieces_of(model.decoder, reads_memory=False)
+    inputs = [*reading.text(model, names, past=True), *reading.pieces(pieces)]
+    outputs = ("logits", *(piece.present for piece in pieces))
+    return Part("model", Step(model, inputs, pieces), tuple(inputs), outputs)
+
+
+def _encoder_decoder(model: Seq2SeqLM, task: Wanted) -> list[Part]:
+    encoder, decoder = model.model.encoder, model.decoder
+    read = encoder_inputs(model)
+    parts = [Part("encoder", Encoder(encoder, read), tuple(read), ("last_hidden_state",))]
+    width = decoder.memory_width
+    pieces = pieces_of(decoder, reads_memory=True)
+    ids = Input("input_ids", (BATCH, LENGTH), reading.tokens(model), asked="decoder_input_ids")
+    masked = any(own.name == "attention_mask" for own in read)
+    mask = [Input("encoder_attention_mask", (BATCH, READ), reading.ones, asked="attention_mask")] if masked else []
+    hidden = Input("encoder_hidden_states", (BATCH, READ, width), reading.noise)
+    first = (*mask, ids, hidden)
+    outputs = ("logits", *(piece.present for piece in pieces))
+    parts.append(Part("decoder", Writer(model, first, pieces, width, reread=True), first, outputs))
+    if task.cached:
+        later = (*mask, ids, *reading.pieces(pieces))
+        own = ("logits", *(piece.present for piece in pieces if piece.spec.kept != "memory"))
+        module = Writer(model, later, pieces, width, reread=False)
+        parts.append(Part("decoder_with_past", module, later, own))
+    return parts
+
+
+def encoder_inputs(model: Seq2SeqLM) -> list[Input]:
+    """What the encoder of such a model reads."""
+    name = model.main_input
+    if name == "input_ids":
+        found = reading.text(model, ["input_ids", "attention_mask"])
+        return [Input(own.name, (BATCH, READ), own.make) for own in found]
+    if name == "pixel_values":
+        return [reading.picture(model)]
+    return [reading.sound(model, name)]
+
+
+UNASKED = ("loss", "past_key_values", "hidden_states", "attentions", "cross_attentions")
+
+
+def tensors_of(out: ModelOutput) -> dict[str, Tensor]:
+    """The tensors of an output by name; of several in one entry, each by its number."""
+    found: dict[str, Tensor] = {}
+    for name, value in out.items():
+        if name in UNASKED or name.endswith(("_hidden_states", "_attentions")):
+            continue
+        if isinstance(value, Tensor) and value.dim():
+            found[name] = value
+        elif isinstance(value, (tuple, list)) and value and all(isinstance(one, Tensor) for one in value):
+            found |= {f"{name}.{number}": one for number, one in enumerate(value)}
+    return found
+
+
+def _whole(model: Model, task: Wanted) -> Part:
+    inputs = whole_inputs(model, task)
+    with torch.no_grad():
+        sizes = {"batch_size": 2, "sequence_length": 5, "num_choices": 4}
+        extra = {"use_cache": False} if "use_cache" in model.accepts() else {}
+        out = model(**{own.keyword: own.example(sizes) for own in inputs}, **extra)
+    outputs = tuple(tensors_of(out))
+    return Part("model", Whole(model, inputs, outputs), tuple(inputs), outputs)
+
+
+def whole_inputs(model: Model, task: Wanted) -> list[Input]:
+    """What a model reads in one step, by what its forward takes.
+
+    Raises:
+        InputError: it reads something that there is no example of.
+    """
+    accepted = model.accepts()
+    found: list[Input] = []
+    reads_text = "input_ids" in accepted
+    if reads_text:
+        types = vars(model.config).get("type_vocab_size")
+        names = ["input_ids", "attention_mask"]
+        if isinstance(types, int) and types > 1 and "token_type_ids" in accepted:
+            names.append("token_type_ids")
+        if isinstance(model, (CausalLM, TextDecoder)) and "position_ids" in accepted:
+            names.append("position_ids")
+        found = reading.text(model, [name for name in names if name in accepted])
+        if task.name == "multiple-choice":
+            found = [Input(own.name, (BATCH, CHOICES, LENGTH), own.make) for own in found]
+    if "pixel_values" in accepted:
+        found.append(reading.picture(model))
+    for name in ("input_values", "input_features"):
+        if name in accepted:
+            found.append(reading.sound(model, name))
+    if not found:
+        raise InputError("what this model reads has no example", where=named(model), found=", ".join(sorted(accepted)))
+    return found
