@@ -24,7 +24,9 @@ from omniform.core.settings import SETTINGS, Setting
 if TYPE_CHECKING:
     from omniform.cli.pictures import Showing
 
-LOADING: Final = ("run", "chat", "inspect", "embed", "eval", "export", "map", "quantize", "say", "search", "serve", "train")
+LOADING: Final = (
+    "run", "chat", "inspect", "embed", "eval", "export", "map", "quantize", "say", "search", "serve", "train",
+)  # fmt: skip
 """Commands that read checkpoints, and may be held to a lockfile."""
 
 
