@@ -361,7 +361,7 @@ def test_servers_that_cannot_be_used(server: Server) -> None:
         server.url("nowhere"): '"nowhere" does not exist.*Make it first',
         f"postgresql://u:{PASSWORD}@127.0.0.1:1/x": "refused.*Is the server running",
         f"postgresql://u:{PASSWORD}@/x?host=/nowhere": "Is the server running, and is its socket there",
-        f"postgres://u:{PASSWORD}@no.such.host.invalid/x": "cannot make its tables",
+        f"postgres://u:{PASSWORD}@no.such.host.invalid/x": "cannot open it",
     }
     for url, said in cases.items():
         with pytest.raises(StoreError, match=f"(?s)^postgres.*{said}") as error:

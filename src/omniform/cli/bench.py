@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omniform.bench.report import commands as commands_of_results
 from omniform.core.errors import InputError
 
 if TYPE_CHECKING:
-    from omniform.bench.benchmark import OnResult
     from omniform.bench.config import BenchmarkConfig
     from omniform.bench.results import Result
+    from omniform.bench.storing import Keeping
     from omniform.cli.main import Parser
 
 CHANGE = re.compile(r"\+?[A-Za-z_][\w.\-\[\]]*=.*", re.DOTALL)
@@ -40,6 +41,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     own.epilog = "KEY=VALUE among the options is a value instead of the file's: scenario.batch=4 scenario=decode"
     own.pairs = CHANGE
     own.set_defaults(work=work, command=own)
+    commands_of_results.add(own.add_subparsers(dest="of_results", metavar="COMMAND"))
 
 
 def work(given: argparse.Namespace) -> int:
@@ -54,17 +56,18 @@ def work(given: argparse.Namespace) -> int:
     from omniform.bench.benchmark import Benchmark
     from omniform.bench.commits import Commits
     from omniform.bench.config import BenchmarkConfig
+    from omniform.bench.storing import storage
 
     configs = BenchmarkConfig.load(
         given.config_name, config_dir=given.config_dir, overrides=_changes(given), multirun=given.multirun
     )
-    hears = _storage(given.db)
+    kept = None if given.db is None else storage(given.db)
     cache = None if given.cache is None else Path(given.cache).expanduser()
     commits = Commits(Path(given.repo), cache)
     results: list[Result] = []
     interrupted = False
     for config in configs:
-        benchmark = Benchmark(config, on_result=hears, say=_say, commits=commits)
+        benchmark = Benchmark(config, on_result=[] if kept is None else [kept], say=_say, commits=commits)
         done = benchmark.run()
         results += done
         if given.json is not None and given.json != "-":
@@ -76,6 +79,8 @@ def work(given: argparse.Namespace) -> int:
             break
     if given.json == "-":
         print(json.dumps([one.told() for one in results], ensure_ascii=False))
+    if kept is not None:
+        _keep_lost(kept, printed=given.json == "-")
     if interrupted:
         return 130
     return 1 if any(one.status == "failed" for one in results) else 0
@@ -102,12 +107,18 @@ def _list(config_dir: str | None) -> None:
         print(f"{group}: {', '.join(choices)}")
 
 
-def _storage(url: str | None) -> list[OnResult]:
-    if url is None:
-        return []
-    from omniform.bench.storing import storage
+def _keep_lost(kept: Keeping, *, printed: bool) -> None:
+    """What the database refused is tried again, and else printed as JSON, one result a line.
 
-    return storage(url)
+    Raises:
+        StoreError: why it refuses.
+    """
+    kept.again()
+    if kept.lost and kept.error is not None:
+        if not printed:
+            for one in kept.lost:
+                print(json.dumps(one.told()))
+        raise kept.error
 
 
 def _show(config: BenchmarkConfig, results: Sequence[Result], metrics: str | None) -> None:

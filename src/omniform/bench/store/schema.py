@@ -40,9 +40,11 @@ def upgrade(engine: Engine, shown: str, to: str = "head") -> None:
         StoreError: the database cannot be used, is of a newer schema, or holds tables that are not ours.
     """
     config = _config()
-    if engine.dialect.name == "sqlite":
-        with told(shown, "open it"):
+    with told(shown, "open it"):
+        if engine.dialect.name == "sqlite":
             _set_wal(engine)
+        else:
+            engine.connect().close()
     with told(shown, "make its tables"), engine.connect() as opened:
         connection = opened.execution_options(**{WRITING: True})
         with connection.begin():

@@ -1,0 +1,1 @@
+"""What results say: compared, over time, as a page, as tables."""
