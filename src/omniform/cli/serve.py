@@ -46,6 +46,9 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     own.add_argument(
         "--pipeline-parallel", type=int, default=1, metavar="N", help="have layers lie in N processes, or GPUs, in turn"
     )
+    own.add_argument(
+        "--data-parallel", type=int, default=1, metavar="N", help="N processes here that each have the models"
+    )
     own.add_argument("--max-running", type=int, metavar="N", help="requests that run at once (256)")
     own.add_argument("--max-waiting", type=int, metavar="N", help="requests that wait for their turn (1024)")
     own.add_argument("--max-body", metavar="SIZE", help="of a request (64MiB)")
@@ -89,6 +92,7 @@ def work(given: argparse.Namespace) -> None:
         log_prompts=given.log_prompts,
         tensor_parallel=given.tensor_parallel,
         pipeline_parallel=given.pipeline_parallel,
+        data_parallel=given.data_parallel,
         typed_tokens=given.allow_special_tokens,
         limits=_limits(given),
     )
@@ -111,6 +115,10 @@ def _check_cluster(given: argparse.Namespace) -> None:
     """
     names: tuple[str, ...] = ("uds", "tls_cert", "tls_key")
     why, remedy = "Ray's proxy does not answer so", "Leave it out."
+    if given.ray is not None and given.data_parallel > 1:
+        raise InputError(
+            "on a cluster there are replicas", where="--data-parallel", remedy=f"--replicas {given.data_parallel}."
+        )
     if given.ray is None:
         names, why = ("replicas", "max_replicas", "replica_cpus", "replica_gpus"), "replicas are on a cluster"
         remedy = "Add --ray."

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -48,7 +48,9 @@ class Account:
         reason: why it was refused, for a program.
         fetched: bytes that were fetched for it.
         handles: of what engines do for it.
-        spent: tokens that were read for it by no engine.
+        spent: tokens that were read for it by no engine of this process.
+        elsewhere: what another process says of it, which has answered.
+        closed: whether it is in the log.
         over: called with the tokens of whatever was done for it.
         body: the beginning of what was asked, where the log is to show it.
     """
@@ -64,6 +66,8 @@ class Account:
     fetched: int = 0
     handles: list[Handle] = field(default_factory=list)
     spent: int = 0
+    elsewhere: Mapping[str, object] = field(default_factory=dict)
+    closed: bool = False
     over: list[Callable[[int], None]] = field(default_factory=list)
     body: bytearray | None = None
 
@@ -90,6 +94,7 @@ class Account:
                 for one in self.handles
             ),
         }
+        line |= self.elsewhere
         if self.body is not None:
             line["request"] = self.body.decode("utf-8", "replace")
         return line
@@ -142,7 +147,8 @@ class Watch:
             self._close(account, scope)
 
     def _close(self, account: Account, scope: Scope) -> None:
-        account.door = getattr(scope.get("route"), "path", _ELSEWHERE)
+        account.closed = True
+        account.door = str(getattr(scope.get("route"), "path", account.elsewhere.get("door", _ELSEWHERE)))
         metrics = self._desk.metrics
         metrics.over(account.door, account.status, account.reason, time.perf_counter() - account.began)
         model = account.model or _ELSEWHERE

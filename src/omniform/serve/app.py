@@ -16,6 +16,8 @@ from omniform.core.errors import OmniformError
 from omniform.serve.accounts import Watch, noted
 from omniform.serve.bounds import Bounds
 from omniform.serve.config import ServeConfig
+from omniform.serve.copies.crew import Copies
+from omniform.serve.copies.door import Door, Elsewhere
 from omniform.serve.desk import Desk
 from omniform.serve.doors import (
     audio,
@@ -59,26 +61,33 @@ DOORS = tuple(
 """What can be asked for."""
 
 
-def create_app(config: ServeConfig, shelf: Shelf | None = None) -> FastAPI:
-    """A server of models.
+def create_app(config: ServeConfig, shelf: Shelf | None = None, *, behind: bool = False) -> FastAPI:
+    """A server of models; with ``data_parallel`` the door to several of them.
 
     Args:
         config: its settings.
         shelf: its models; made of the settings by default.
+        behind: whether it stands behind such a door, which has asked for keys.
     """
-    desk = Desk.of(config, shelf)
+    copies = Copies(config, config.data_parallel) if config.data_parallel > 1 else None
+    desk = Desk.of(config, shelf if copies is None else Elsewhere(copies))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tending = asyncio.create_task(desk.shelf.tend())
-        loading = asyncio.create_task(_preload(desk))
+        tasks = [asyncio.create_task(desk.shelf.tend())]
+        if copies is None:
+            tasks.append(asyncio.create_task(_preload(desk)))
+        else:
+            copies.begin()
         try:
             yield
         finally:
             desk.gate.close()
-            for task in (tending, loading):
+            for task in tasks:
                 task.cancel()
             await desk.shelf.close()
+            if copies is not None:
+                await copies.end()
 
     app = docs.Application(
         title="omniform",
@@ -96,8 +105,11 @@ def create_app(config: ServeConfig, shelf: Shelf | None = None) -> FastAPI:
         app.add_exception_handler(kind, _failed)
     app.add_exception_handler(HTTPException, _refused)
     # The last one is asked first.
+    if copies is not None:
+        app.add_middleware(Door, desk=desk, copies=copies)
     app.add_middleware(Bounds, desk=desk)
-    app.add_middleware(Keeper, desk=desk)
+    if not behind:
+        app.add_middleware(Keeper, desk=desk)
     if config.cors:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(config.cors), allow_methods=["*"], allow_headers=["*"],

@@ -107,6 +107,7 @@ class ServeConfig:
         log_prompts: whether the log holds what clients write.
         tensor_parallel: among how many processes of this machine each layer of the one model that is served is divided.
         pipeline_parallel: in how many processes, or groups of them, its layers lie, one after another.
+        data_parallel: in how many processes of this machine, or groups of them, the models lie, each of which has all.
         typed_tokens: whether special tokens that clients type are tokens: then whoever writes a message can write
             those of others, and of the system.
     """
@@ -127,6 +128,7 @@ class ServeConfig:
     typed_tokens: bool = False
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
+    data_parallel: int = 1
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -145,7 +147,7 @@ class ServeConfig:
         return self.tensor_parallel * self.pipeline_parallel
 
     def _check_processes(self) -> None:
-        for name in ("tensor_parallel", "pipeline_parallel"):
+        for name in ("tensor_parallel", "pipeline_parallel", "data_parallel"):
             count = getattr(self, name)
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise InputError("no number of processes", where=name, expected="1 or more", found=repr(count))

@@ -100,7 +100,8 @@ class Desk:
             max_download_bytes=limits.body_bytes,
         )  # fmt: skip
         shelf = Shelf(config) if shelf is None else shelf
-        return cls(config, shelf, Gate(limits.running, limits.waiting), media, Keys.of(config.keys))
+        running = limits.running * config.data_parallel
+        return cls(config, shelf, Gate(running, limits.waiting), media, Keys.of(config.keys))
 
     def begin_end(self) -> None:
         """Take nothing more; what runs has so long to end as the settings say, and is ended then."""

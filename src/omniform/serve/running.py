@@ -26,7 +26,6 @@ from omniform.serve.app import create_app
 from omniform.serve.config import ServeConfig
 from omniform.serve.connections import HEAD_BYTES, Connection
 from omniform.serve.desk import Desk
-from omniform.serve.errors import APIError
 
 log = logging.getLogger("omniform.serve")
 
@@ -88,11 +87,7 @@ class Server(uvicorn.Server):
             self._desk.keys.read()
         except InputError as error:
             log.error("the API keys stay as they were: %s", error)
-        for one in list(self._desk.shelf.loaded()):
-            try:
-                await self._desk.shelf.reload(one.origin.name)
-            except APIError:
-                continue  # said in the log; the old one stays
+        await self._desk.shelf.reload_all()
 
 
 def settings(app: FastAPI, desk: Desk, **more: object) -> uvicorn.Config:

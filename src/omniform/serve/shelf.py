@@ -207,6 +207,12 @@ class Shelf:
                 await asyncio.sleep(0.05)
             await asyncio.to_thread(old.close)
 
+    async def reload_all(self) -> None:
+        """Load anew what is in memory."""
+        for one in list(self.loaded()):
+            with contextlib.suppress(APIError):  # said in the log; the old one stays
+                await self.reload(one.origin.name)
+
     async def _make_room(self, source: ModelSource) -> None:
         """Unload what nobody uses, the longest unused first, until the next one fits."""
         budget = parse_memory(self._config.models_memory)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final, cast
@@ -22,15 +21,15 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from omniform.serve.app import create_app
+from omniform.serve.calls import Message, call_of, headers_of, is_stream, is_unknown, scope_of
 from omniform.serve.config import ServeConfig
 from omniform.serve.errors import APIError
 from omniform.serve.keys import VARIABLE
 from omniform.serve.ray.ranks import Actors
 from omniform.serve.ray.router import PrefixRouter
-from omniform.serve.ray_routes import Call, beginning_of, goes_on
+from omniform.serve.ray_routes import Call
 from omniform.serve.shelf import Shelf, load_model
 from omniform.serve.streams import event_of
-from omniform.serve.wire import body_of
 
 log = logging.getLogger("omniform.serve")
 
@@ -45,8 +44,6 @@ NAME: Final = b"x-omniform-replica"
 
 HEAD: Final = {"node:__internal_head__": 0.001}
 """Where the door stands: beside what no cluster lives without, so that no other node's death closes it."""
-
-Message = MutableMapping[str, object]
 
 
 class Replica:
@@ -164,59 +161,13 @@ class Door:
                     429, "too many requests are waiting", code="queue_full", headers={"Retry-After": "1"}
                 ).response()
             name = headers_of(first).get(NAME, b"").decode()
-            if call.kept and name not in call.asked and _is_unknown(first, body):
+            if call.kept and name not in call.asked and is_unknown(first, body):
                 call = replace(call, asked=(*call.asked, name))
                 continue
             return streamed(first, _rest(answer, first, body))
         return APIError(
             503, "no replica lives long enough to answer", code="no_replica", headers={"Retry-After": "5"}
         ).response()
-
-
-async def call_of(request: Request, limit: int) -> Call:
-    """A request with its body.
-
-    Raises:
-        APIError: it is too large, or did not come whole.
-    """
-    body = await body_of(request, limit)
-    # Where the application has a route of its own, that is no part of the server's addresses.
-    path = str(request.scope["path"]).removeprefix(str(request.scope.get("root_path", ""))) or "/"
-    return Call(
-        method=request.method,
-        path=path,
-        query=cast(bytes, request.scope.get("query_string", b"")),
-        headers=tuple((bytes(name), bytes(value)) for name, value in request.scope["headers"]),
-        body=body,
-        client=request.client.host if request.client is not None else "",
-        key=beginning_of(body),
-        kept=goes_on(path, body),
-    )
-
-
-def scope_of(call: Call) -> Message:
-    """A request as ASGI has it."""
-    return {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "scheme": "http",
-        "method": call.method, "path": call.path, "raw_path": call.path.encode(), "root_path": "",
-        "query_string": call.query, "headers": [*call.headers], "client": (call.client, 0), "server": ("omniform", 80),
-        "state": {},
-    }  # fmt: skip
-
-
-def headers_of(first: Message) -> Mapping[bytes, bytes]:
-    """The headers with which an answer begins; of those that come several times the last."""
-    return dict(cast("list[tuple[bytes, bytes]]", first["headers"]))
-
-
-def _is_unknown(first: Message, body: Message) -> bool:
-    """Whether a replica says that it keeps no such response."""
-    if first["status"] != 404:
-        return False
-    with contextlib.suppress(ValueError, TypeError, LookupError):
-        code = json.loads(cast(bytes, body["body"]))["error"]["code"]
-        return code in ("response_not_found", "previous_response_not_found")
-    return False
 
 
 async def _rest(answer: object, first: Message, body: Message) -> AsyncIterator[Message]:
@@ -229,7 +180,7 @@ async def _rest(answer: object, first: Message, body: Message) -> AsyncIterator[
             yield message
     except RayError as error:
         log.warning("a replica is gone (%s) in the midst of an answer", type(error).__name__)
-        if not headers_of(first).get(b"content-type", b"").startswith(b"text/event-stream"):
+        if not is_stream(first):
             raise
         gone = APIError(503, "the replica that wrote this answer is gone", code="replica_gone")
         yield {"type": "http.response.body", "body": event_of(gone.body()), "more_body": False}
