@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
 
 from parallel_families import DEEP, MAKERS, differences
+from test_serve_copies import config, ends_in_order
+
+from omniform.serve.config import ServeConfig
+
+__all__ = ["config"]
 
 BOTH = {"tp_plan": "auto", "pp_plan": "auto", "tp_size": 2}
 
@@ -30,3 +36,7 @@ def test_scores_and_tokens_are_those_of_one_process(
 ) -> None:
     wrong = differences(tmp_path, tmp_path / "run", world, names, given)
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_door_to_groups_of_processes_ends_in_order(config: ServeConfig) -> None:
+    ends_in_order(config, 4, "--pipeline-parallel", "2")

@@ -192,10 +192,14 @@ def test_a_process_that_is_killed(served: Served) -> None:
 
 
 def test_the_door_ends_in_order_with_all_behind_it(config: ServeConfig) -> None:
-    """Also where each of them is a group of processes."""
+    ends_in_order(config, 2)
+
+
+def ends_in_order(config: ServeConfig, count: int, *options: str) -> None:
+    """See a door of two end once what it had begun is through, and so many processes behind it."""
     (model,) = config.models
     command = [sys.executable, "-m", "omniform", "serve", f"tiny={model.source}", "--port", "0", "--memory", "8MB",
-               "--data-parallel", "2", "--pipeline-parallel", "2"]  # fmt: skip
+               "--data-parallel", "2", *options]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stderr is not None
@@ -209,7 +213,7 @@ def test_the_door_ends_in_order_with_all_behind_it(config: ServeConfig) -> None:
                 assert time.monotonic() < until
                 time.sleep(0.2)
             below = descendants(process.pid)
-            assert len(below) == 4
+            assert len(below) == count
             asked = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 200, "logit_bias": {"2": -100}}
             lines = []
             with raw.stream("POST", "/v1/chat/completions", json={**asked, "stream": True}) as answer:
