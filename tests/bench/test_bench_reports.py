@@ -320,7 +320,9 @@ def test_the_command_line_knows_them_and_prints_what_a_database_refuses(
     from omniform.cli.main import main
 
     assert main(["bench", "compare", "bbbb", "cccc", "--db", db, "--fail-on-regression"]) == 1
-    capsys.readouterr()
+    assert main(["bench", "--config-name", "decode", "runs", "--db", db]) == 2
+    assert main(["bench", "runs", "--db", db, "scenario.batch=4"]) == 2
+    assert capsys.readouterr().err.count("is of measuring, and not of omniform bench runs") == 2
     done = result()
 
     class Measuring:

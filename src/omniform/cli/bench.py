@@ -6,7 +6,8 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,10 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     own.epilog = "KEY=VALUE among the options is a value instead of the file's: scenario.batch=4 scenario=decode"
     own.pairs = CHANGE
     own.set_defaults(work=work, command=own)
-    commands_of_results.add(own.add_subparsers(dest="of_results", metavar="COMMAND"))
+    of_results = own.add_subparsers(dest="of_results", metavar="COMMAND")
+    commands_of_results.add(of_results)
+    for one in of_results.choices.values():
+        one.set_defaults(work=partial(_of_results, one.get_default("work")))
 
 
 def work(given: argparse.Namespace) -> int:
@@ -84,6 +88,20 @@ def work(given: argparse.Namespace) -> int:
     if interrupted:
         return 130
     return 1 if any(one.status == "failed" for one in results) else 0
+
+
+def _of_results(work: Callable[[argparse.Namespace], int], given: argparse.Namespace) -> int:
+    """A command about results that there are, which nothing of measuring concerns."""
+    measuring = {
+        "--config-name": given.config_name, "--config-dir": given.config_dir, "--list": given.list,
+        "--multirun": given.multirun, "--cache": given.cache, "KEY=VALUE": given.changes,
+    }  # fmt: skip
+    for option, value in measuring.items():
+        if value:
+            raise InputError(
+                f"is of measuring, and not of omniform bench {given.of_results}", where=option, found=str(value)
+            )
+    return work(given)
 
 
 def _changes(given: argparse.Namespace) -> list[str]:
