@@ -174,6 +174,9 @@ _HOME: dict[str, str] = {
     "PreTrainedConfig": "omniform.core.own_config",
     "PretrainedConfig": "omniform.core.own_config",
     **dict.fromkeys(("enable_full_determinism", "set_seed"), "omniform.core.seeds"),
+    "Benchmark": "omniform.bench.benchmark",
+    "BenchmarkConfig": "omniform.bench.config",
+    "MetricsRecorder": "omniform.bench.recorder",
     "Trainer": "omniform.train.trainer",
     **dict.fromkeys(("Seq2SeqTrainingArguments", "TrainingArguments"), "omniform.train.arguments"),
     "EvalPrediction": "omniform.train.metrics",
@@ -220,6 +223,9 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken as AddedToken
 
     from omniform.architectures.generation import GenerationMixin as GenerationMixin
+    from omniform.bench.benchmark import Benchmark as Benchmark
+    from omniform.bench.config import BenchmarkConfig as BenchmarkConfig
+    from omniform.bench.recorder import MetricsRecorder as MetricsRecorder
     from omniform.core.batch import Batch as Batch
     from omniform.core.batch import BatchFeature as BatchFeature
     from omniform.core.batch import Span as Span

@@ -21,6 +21,7 @@ from omniform.bench.config import BenchmarkConfig
 from omniform.bench.contender import ContenderError
 from omniform.bench.results import Result
 from omniform.bench.stats import difference
+from omniform.bench.store.store import Store
 from omniform.cli.main import main
 
 HERE = Path(__file__).parent
@@ -157,8 +158,9 @@ def test_commits_side_by_side(toys: Path, tmp_path: Path, capsys: pytest.Capture
     plain = {"name": "toy", "scenario": {"kind": f"{OWN}:Toy"}, "backend": {"kind": "none"}, **QUICK, "seconds": 0.05}
     (folder / "toy.yaml").write_text(json.dumps(plain))
     revisions = [word for rev in ("base", "same", "slow", "broken", "gone") for word in ("--commit", rev)]
+    kept = f"sqlite:///{tmp_path / 'bench.db'}"
     code = main(["bench", "--config-dir", str(folder), "--config-name", "toy", "--repo", str(toys), "--cache",
-                 str(cache), "--json", str(out), *revisions])  # fmt: skip
+                 str(cache), "--json", str(out), "--db", kept, *revisions])  # fmt: skip
     said = capsys.readouterr()
     assert code == 1, said.err
     found = [Result.of(one) for one in json.loads(out.read_text())]
@@ -169,6 +171,12 @@ def test_commits_side_by_side(toys: Path, tmp_path: Path, capsys: pytest.Capture
     assert difference(rounds[0], rounds[1]).verdict == "same"
     assert difference(rounds[0], rounds[2]).verdict == "more"
     assert "WORSE" in said.out
+    with Store.open(kept) as store:
+        stored = {one.id: one for one in store.runs()}
+    assert {one.id: (one.status, one.commit, one.error) for one in found} == {
+        key: (one.status, one.commit, one.error) for key, one in stored.items()
+    }
+    assert stored[found[0].id].measures["toy.latency"] == found[0].measures["toy.latency"]
     # Nothing is left in the repository, nor half of anything in the cache; and nothing is built twice.
     assert len(git(toys, "worktree", "list").splitlines()) == 1 and not git(toys, "status", "--porcelain")
     built = sorted((cache / "commits").glob("[0-9a-f]*"))

@@ -60,6 +60,8 @@ def computed(rank: int, world: int, folders: dict[str, Path]) -> dict[str, objec
         with torch.inference_mode():
             model(IDS)
         found[name] = touched(folder)
+        with pytest.raises(InputError, match="a part of the model"):
+            model.save_pretrained(folder.parent / f"saved{rank}")
         del model
     with pytest.raises(InputError, match="not so many processes"):
         omniform.AutoModelForCausalLM.from_pretrained(folders["llama"], tp_plan="auto", tp_size=world + 1)

@@ -57,6 +57,8 @@ def seen(rank: int, world: int, folder: Path) -> dict[str, object]:
         with pytest.raises(InputError, match="attention weights lie in the process"):
             model(IDS, output_attentions=True)
         on = model(IDS[:, -1:], past_key_values=model(IDS[:, :-1]).past_key_values).logits
+    with pytest.raises(InputError, match="a part of the model"):
+        model.save_pretrained(folder.parent / f"saved{rank}")
     with pytest.raises(InputError, match="no adapters of a model in several processes"):
         model.add_adapter({"r": 2, "target_modules": ["q_proj"]})
     with pytest.raises(InputError, match="gradients"):

@@ -112,6 +112,7 @@ class Worker:
     def end(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Give back."""
         self.scenario.end()
+        self.backend.end()
         return {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 RAPL: Final = Path("/sys/class/powercap")
 MOST_SHARE: Final = 0.005
 """Of a processor's time that sampling may take: where samples cost more, they become rarer."""
-PSS_EVERY: Final = 10
-"""Samples between two of PSS, for which the kernel walks all pages."""
+LOOK_EVERY: Final = 10
+"""Samples after which it is looked again what children there are."""
 
 UNITS: Final = {"memory.rss": "B", "memory.pss": "B", "memory.gpu": "B", "cpu.use": "%", "gpu.use": "%",
                 "energy.cpu": "J", "energy.gpu": "J", "memory.peak": "B"}  # fmt: skip
@@ -84,6 +85,7 @@ class MetricsRecorder:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._before: tuple[float, float] | None = None
+        self._pids: list[int] = []
         self._count = 0
 
     def __enter__(self) -> Self:
@@ -127,6 +129,9 @@ class MetricsRecorder:
             span.cpu = max(self._cpu() - cpu, 0.0)
             self._note_energy(span, "energy.cpu", joules, self._energy.joules())
             self._note_energy(span, "energy.gpu", gpu, self._gpu_joules())
+            pss = sum(map(_pss, self._pids))  # the kernel walks all pages for it: not while anything is timed
+            if pss:
+                span.values["memory.pss"] = [pss]
             peak = self._peak()
             if peak:
                 span.values["memory.peak"] = [max(peak, *span.values.get("memory.rss", [0.0]))]
@@ -169,41 +174,36 @@ class MetricsRecorder:
         assert self._span is not None
         before = time.thread_time()
         values = self._span.values
-        now, cpu, rss, pids = time.perf_counter(), 0.0, 0.0, set()
-        for process in self._family():
-            with suppress(Exception):  # a process may end at any moment
-                cpu += _seconds(process)
-                rss += process.memory_info().rss
-                pids.add(process.pid)
+        if self._count % LOOK_EVERY == 0 or last:
+            self._pids = self._family()
+        now = time.perf_counter()
+        cpu, rss = (sum(found) for found in zip(*(_used(pid) for pid in self._pids), strict=True))
         if rss:
             values.setdefault("memory.rss", []).append(rss)
         if self._before is not None and now - self._before[0] > self.interval / 10:
             use = max(cpu - self._before[1], 0.0) / (now - self._before[0])
             values.setdefault("cpu.use", []).append(100 * use)
         self._before = now, cpu
-        if last or self._count % PSS_EVERY == 0:
-            pss = sum(map(_pss, pids))
-            if pss:
-                values.setdefault("memory.pss", []).append(pss)
         self._count += 1
         if self._gpu is not None:
-            for name, value in (("gpu.use", self._gpu.use()), ("memory.gpu", self._gpu.memory(pids))):
+            for name, value in (("gpu.use", self._gpu.use()), ("memory.gpu", self._gpu.memory(set(self._pids)))):
                 if value is not None:
                     values.setdefault(name, []).append(value)
         self.spent += time.thread_time() - before
 
-    def _family(self) -> list[psutil.Process]:
-        try:
-            return [self._process, *self._process.children(recursive=True)]
-        except Exception:  # it has ended
-            return []
+    def _family(self) -> list[int]:
+        """The process and all that it started."""
+        found = [self._process.pid]
+        for pid in found:  # it grows meanwhile
+            children = _children(pid)
+            if children is None:  # this system does not tell it so cheaply
+                with suppress(Exception):  # a process may end at any moment
+                    return [found[0], *(child.pid for child in self._process.children(recursive=True))]
+            found.extend(children)
+        return found
 
     def _cpu(self) -> float:
-        total = 0.0
-        for process in self._family():
-            with suppress(Exception):
-                total += _seconds(process)
-        return total
+        return sum(_used(pid)[0] for pid in self._family())
 
     def _gpu_joules(self) -> float | None:
         return None if self._gpu is None else self._gpu.joules()
@@ -276,9 +276,39 @@ def _process(pid: int) -> psutil.Process:
         raise InputError("there is no such process", where="pid", found=str(pid)) from None
 
 
-def _seconds(process: psutil.Process) -> float:
+def _children(pid: int) -> list[int] | None:
+    """Processes that a process has started; None where the kernel does not tell."""
+    if not _TELLS:
+        return None
+    found: list[int] = []
+    with suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                found.extend(map(int, file.read().split()))
+    return found
+
+
+_TELLS: Final = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE") if sys.platform != "win32" else 4096
+_TICK: Final = 1 / (os.sysconf("SC_CLK_TCK") if sys.platform != "win32" else 100)
+
+
+def _used(pid: int) -> tuple[float, float]:
+    """Seconds that processors worked for a process, and bytes of memory that it holds; nothings where it has ended."""
+    try:
+        if sys.platform != "linux":
+            return _used_elsewhere(pid)
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            words = file.read().rpartition(b")")[2].split()
+        return _TICK * (int(words[11]) + int(words[12])), _PAGE * float(words[21])
+    except (OSError, ValueError, IndexError):
+        return 0.0, 0.0
+
+
+def _used_elsewhere(pid: int) -> tuple[float, float]:
+    process = _process(pid)
     times = process.cpu_times()
-    return float(times.user + times.system)
+    return float(times.user + times.system), float(process.memory_info().rss)
 
 
 def _pss(pid: int) -> float:

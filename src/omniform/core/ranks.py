@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,12 +189,6 @@ class Ranks:
             if found.numel():
                 dist.broadcast(_bytes(found), self._named(source), group=self.group)
         return found
-
-    def heard(self, told: object) -> list[object]:
-        """What each rank tells all of them; of which JSON can say."""
-        mine = torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8, device=self.device)
-        found = [self.shown(mine if rank == self.rank else None, rank, self.device) for rank in range(self.count)]
-        return [json.loads(bytes(one.tolist())) for one in found]
 
     def least(self, numbers: list[int]) -> list[int]:
         """The least of what each rank brings, number by number."""

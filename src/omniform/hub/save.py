@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,20 +21,16 @@ from omniform.core.errors import InputError, brief
 from omniform.core.generation import as_settings
 from omniform.core.kinds import switch
 from omniform.core.own_config import is_own
-from omniform.core.ranks import Ranks
 from omniform.hub.adapter_folders import WEIGHTS as ADAPTER_WEIGHTS
 from omniform.hub.adapters import PREFIX, adapter_of, adapter_tensors, respelled, save_adapter_config
 from omniform.hub.devices import parse_size
 from omniform.hub.folders import folder_of, replace_files
-from omniform.hub.gathering import Gathering
 from omniform.hub.load import build_on_meta, keymap_of
 from omniform.hub.options import check_variant
 from omniform.hub.push import send, sending_of
 from omniform.hub.stale import ADAPTERS, is_weights
 from omniform.hub.weights import SAFETENSORS, with_variant
 from omniform.transforms.packed import unpacked
-from omniform.transforms.shard import ranks_of
-from omniform.weights.safetensors import Places
 from omniform.weights.spread import is_part, whole_shape, with_scalars
 from omniform.weights.tensors import tensors_and_ties
 
@@ -61,13 +56,9 @@ def save_model(
 ) -> None:
     """Save config, generation config and weights in the Hub's layout; of a model with adapters, the adapters only.
 
-    A model that several processes hold (``tp_plan``, ``pp_plan``) is saved by all of them together: each calls this,
-    and the first writes what the others hand it, tensor by tensor.
-
     Args:
         save_directory: the folder; made if it does not exist. Other files in it stay.
-        is_main_process: False in all processes but one, which then write nothing. Of a model that several processes
-            hold, the first writes, whatever is said here.
+        is_main_process: False in all processes but one, which then write nothing.
         state_dict: weights to save instead of the model's own, by our names or the Hub's.
         save_function: writes one file, given its tensors and its path; safetensors by default. What it leaves there in
             another format (``Accelerator.save`` pickles) is written anew: a file is what its name says.
@@ -94,19 +85,7 @@ def save_model(
         raise InputError(
             "this writes no files", where="save_function", expected="a function", found=brief(save_function)
         )
-    writes, among = switch("is_main_process", is_main_process), ranks_of(model)
-    if among is not None:
-        if state_dict is not None or save_function is not None:
-            raise InputError(
-                "a model in several processes is saved as it is, as safetensors",
-                where="state_dict" if state_dict is not None else "save_function",
-                remedy="Leave it out.",
-            )
-        names = _save_together(model, among, target, limit, variant)
-        if sending is not None and names is not None:
-            send(model, target, names, sending)
-        return
-    if not writes:
+    if not switch("is_main_process", is_main_process):
         return
     adapter = adapter_of(model)
     if adapter is not None:
@@ -116,36 +95,10 @@ def save_model(
     else:
         refuse_unsavable(model)
         stored = {model.spelling.get(key, key): tensor for key, tensor in weights_to_save(model, state_dict).items()}
-        _check_real(stored)
-
-        def write(folder: Path) -> None:
-            _write_weights(folder, stored, limit, variant, partial(_write_tensors, save_function=save_function))
-
-        files = _Files.of_checkpoint(model, write, variant, target)
+        files = _Files.of_checkpoint(model, stored, limit, variant, save_function, target)
     names = replace_files(target, files.write, stale=files.stale)
     if sending is not None:
         send(model, target, names, sending)
-
-
-def _save_together(model: Model, among: Ranks, target: Path, limit: int, variant: str | None) -> list[str] | None:
-    """Save a model that several processes hold; returns the files in the process that wrote them."""
-    refuse_unsavable(model)
-    tensors, ties = own_tensors(model)
-    _check_real(tensors)
-    gathering = Gathering(model, among, tensors, ties)
-    if among.rank:
-        gathering.give()
-        return None
-
-    def write(folder: Path) -> None:
-        with Places() as places:
-            _write_weights(folder, gathering.shapes(), limit, variant, places.begin)
-            for key, tensor in gathering.pieces():
-                places.put(key, tensor)
-
-    files = _Files.of_checkpoint(model, write, variant, target)
-    with gathering:
-        return replace_files(target, files.write, stale=files.stale)
 
 
 Writer = Callable[[dict[str, Tensor], str], object]
@@ -165,9 +118,18 @@ class _Files:
     stale: Callable[[str], bool]
 
     @classmethod
-    def of_checkpoint(cls, model: Model, weights: Callable[[Path], None], variant: str | None, target: Path) -> _Files:
+    def of_checkpoint(
+        cls,
+        model: Model,
+        stored: Mapping[str, Tensor],
+        limit: int,
+        variant: str | None,
+        writer: Writer | None,
+        target: Path,
+    ) -> _Files:
         from omniform.hub.code.saving import write_code
 
+        _check_real(stored)
         config = config_to_save(model)
 
         def write(folder: Path) -> None:
@@ -175,7 +137,7 @@ class _Files:
             settings = as_settings(model.generation_config, "model.generation_config")
             if settings:
                 _write_json(folder / "generation_config.json", settings)
-            weights(folder)
+            _write_weights(folder, stored, limit, variant, writer)
             if model.own_file and isinstance(model, KeepsFile):
                 model.write_own(folder / model.own_file)
             write_code(folder, model.config, model, target=target, origin=model.config.name_or_path)
@@ -219,26 +181,6 @@ def weights_to_save(model: Model, state_dict: Mapping[str, Tensor] | None = None
     Raises:
         InputError: given ones are not this model's.
     """
-    tensors, ties = own_tensors(model, state_dict)
-    keys = keymap_of(model)
-    if keys.parts or keys.gone:
-        raise InputError(
-            "this process holds a part of the model",
-            where=type(model).__name__,
-            remedy="Call save_pretrained in every process, which writes all of it.",
-        )
-    table = keys.expand({path: tuple(tensor.shape) for path, tensor in tensors.items()}, ties)
-    return table.write({path: tensor.detach() for path, tensor in tensors.items()})
-
-
-def own_tensors(
-    model: Model, state_dict: Mapping[str, Tensor] | None = None
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What of a model's tensors in this process is written, by our paths, and the paths that are tied to these.
-
-    Raises:
-        InputError: given ones are not this model's.
-    """
     held: Mapping[str, Tensor] = unpacked(model, model.state_dict(keep_vars=True), model.dtype)
     if state_dict is None:
         check_whole(held)
@@ -253,7 +195,15 @@ def own_tensors(
         for path, tensor in held.items()
         if path not in ties and not any(one.search(path) for one in left_out)
     }
-    return tensors, ties
+    keys = keymap_of(model)
+    if keys.parts or keys.gone:
+        raise InputError(
+            "this process holds a part of the model",
+            where="save_pretrained",
+            remedy="Load the checkpoint without tp_plan and pp_plan to save it.",
+        )
+    table = keys.expand({path: tuple(tensor.shape) for path, tensor in tensors.items()}, ties)
+    return table.write({path: tensor.detach() for path, tensor in tensors.items()})
 
 
 def usual_ties(model: Model) -> Mapping[str, str]:
@@ -359,16 +309,16 @@ def _write_weights(
     tensors: Mapping[str, Tensor],
     limit: int,
     variant: str | None,
-    write: Callable[[Path, Mapping[str, Tensor]], object],
+    save_function: Writer | None,
 ) -> None:
     groups, whole = shards(tensors, limit), folder / with_variant(SAFETENSORS, variant)
     if len(groups) == 1:
-        write(whole, tensors)
+        _write_tensors(whole, tensors, save_function)
         return
     index: dict[str, str] = {}
     for number, keys in enumerate(groups, start=1):
         name = f"{whole.stem}-{number:05d}-of-{len(groups):05d}{whole.suffix}"
-        write(folder / name, {key: tensors[key] for key in keys})
+        _write_tensors(folder / name, {key: tensors[key] for key in keys}, save_function)
         index.update(dict.fromkeys(keys, name))
     total = sum(t.numel() * t.element_size() for t in tensors.values())
     listing = with_variant(f"{SAFETENSORS}.index.json", variant)

@@ -190,13 +190,11 @@ class Stage(Divided):
 
     Attributes:
         stages: of each layer the process that computes it.
-        order: the paths of all processes' tensors, in the order of the model.
     """
 
     def __init__(self, ranks: Ranks, among: Ranks | None = None) -> None:
         super().__init__(ranks, among)
         self.stages: list[int] = []
-        self.order: list[str] = []
         self._layers: nn.ModuleList | None = None
         self._table: nn.Module | None = None
         self._head: nn.Module | None = None
@@ -204,7 +202,6 @@ class Stage(Divided):
     def prepare(self, model: nn.Module, keys: KeyMap) -> KeyMap:
         layers = _layers_of(model, self.ranks)
         shapes, ties = tensors_and_ties(model)
-        self.order = list(shapes)
         table = None if cast(Writes, model).encoder_inputs else _table_of(model)
         head = model.get_output_embeddings() if isinstance(model, HasOutput) else None
         head = None if isinstance(head, (nn.ModuleList, nn.ModuleDict)) else head

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -223,62 +223,3 @@ def _damaged(where: str, expected: str, found: str) -> WeightsError:
     return WeightsError(
         "the safetensors file is damaged", where=where, expected=expected, found=found, remedy="Download it again."
     )
-
-
-class Places:
-    """Files that are begun with a header, and whose tensors are put into them one by one, in any order.
-
-    Bytes are those that the format's own library writes.
-    """
-
-    def __init__(self) -> None:
-        self._files: dict[str, tuple[Path, int]] = {}
-        self._open: tuple[Path, BinaryIO] | None = None
-
-    def begin(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Make a file as long as it will be.
-
-        Args:
-            tensors: what will be in it; nothing of them but dtype and shape is asked.
-        """
-        from safetensors.torch import save
-
-        # The library's own order, of dtypes and names: that of a file in which all of them are empty.
-        blank = save({key: torch.empty(0, dtype=tensor.dtype) for key, tensor in tensors.items()}, {"format": "pt"})
-        length = int.from_bytes(blank[:8], "little")
-        header = json.loads(blank[8 : 8 + length])
-        start, starts = 0, {}
-        for key, entry in header.items():
-            if key == "__metadata__":
-                continue
-            starts[key], stop = start, start + tensors[key].numel() * tensors[key].element_size()
-            entry |= {"shape": list(tensors[key].shape), "data_offsets": [start, stop]}
-            start = stop
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
-        with path.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            file.truncate(8 + len(text) + start)
-        self._files |= {key: (path, 8 + len(text) + at) for key, at in starts.items()}
-
-    def put(self, key: str, tensor: Tensor) -> None:
-        """Write a tensor into the file that was begun with it."""
-        path, start = self._files[key]
-        if self._open is None or self._open[0] != path:
-            self.close()
-            self._open = path, path.open("r+b")
-        file = self._open[1]
-        file.seek(start)
-        file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-
-    def close(self) -> None:
-        """End the file that was written to last."""
-        if self._open is not None:
-            self._open[1].close()
-            self._open = None
-
-    def __enter__(self) -> Places:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()

@@ -11,6 +11,9 @@ from ..job import Job
 Told = Callable[[], object]
 """Called whenever a step's tokens are there."""
 
+Answering = Callable[[Any, int, Told], object]
+"""Answers a prompt with so many tokens, and returns when all are there."""
+
 
 def unheard() -> None:
     """Nobody listens."""
@@ -79,6 +82,33 @@ class Backend:
     ) -> list[list[int]]:
         """Answer prompts, so many tokens each, whatever they are."""
         raise NotImplementedError
+
+    def answering(self) -> Answering:
+        """An engine, which may be asked from many threads."""
+        raise NotImplementedError
+
+    def served(self) -> str:
+        """The address of a server of the model, which answers as OpenAI's does."""
+        raise NotImplementedError
+
+    def pipeline(self, task: str) -> Callable[..., Any]:
+        """A pipeline."""
+        raise NotImplementedError
+
+    def reader(self, modality: str) -> Callable[[Sequence[Any]], object]:
+        """What turns inputs of a modality into what the model is given."""
+        raise NotImplementedError
+
+    def train(self) -> Any:
+        """The model, ready to be trained."""
+        raise NotImplementedError
+
+    def export(self, form: str, folder: str) -> None:
+        """Write the model in another format."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Give back what was taken."""
 
     def wait(self) -> None:
         """Until the device has done what it was told."""

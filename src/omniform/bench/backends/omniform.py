@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import subprocess
+import sys
+import threading
+import time
+from importlib import import_module
 from typing import Any
 
+from ..job import Job, RefusedError
+from .base import Answering, Told
 from .on_torch import OnTorch
+
+READY = 300.0
+"""Seconds that a server has to load its model."""
 
 
 class Omniform(OnTorch):
@@ -15,18 +27,75 @@ class Omniform(OnTorch):
     CAN = frozenset({"prepare", "load", "forward", "write", "beams", "engine", "serve", "pipeline", "train",
                      "preprocess", "export", "quantize"})  # fmt: skip
 
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.server: subprocess.Popen[str] | None = None
+        self.engine: Any = None
+
     def loading(self) -> dict[str, Any]:
         """``quantize`` becomes what the command line makes of it."""
         given = super().loading()
         if self.options.get("quantize"):
-            from importlib import import_module
-
-            extra = import_module("omniform.export.quantizing").on_loading(
-                str(self.options["quantize"]), str(given.get("dtype", "auto"))
-            )
-            given = {**given, **extra}
+            made = import_module("omniform.export.quantizing").on_loading
+            given |= made(str(self.options["quantize"]), str(given.get("dtype", "auto")))
         return {**given, "device_map": self.device} if self.device != "cpu" else given
 
     def placed(self, model: Any) -> Any:
         """It was placed as it was loaded."""
         return model
+
+    def answering(self) -> Answering:
+        """Its engine."""
+        self.engine = engine = self.library.Engine(self.model)
+
+        def answer(prompt: Any, new: int, told: Told) -> None:
+            for piece in engine.submit(list(prompt), max_new_tokens=new, do_sample=False):
+                if piece.token is not None:
+                    told()
+
+        return answer
+
+    def served(self) -> str:
+        """``omniform serve``, in a process of its own."""
+        command = [sys.executable, "-m", "omniform", "serve", f"model={self.job.model}", "--port", "0"]
+        for name in ("dtype", "quantize"):
+            if self.options.get(name):
+                command += [f"--{name}", str(self.options[name])]
+        self.server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.server.stderr is not None
+        said: list[str] = []
+        for line in self.server.stderr:
+            said.append(line.strip())
+            found = re.search(r"http://[\w.\[\]:-]+", line)
+            if found is not None:
+                threading.Thread(target=self.server.stderr.read, daemon=True).start()
+                return self._ready(found[0])
+        raise RefusedError(f"the server ended: {' '.join(said[-3:])}")
+
+    def _ready(self, url: str) -> str:
+        from urllib.error import URLError
+        from urllib.request import urlopen
+
+        until = time.monotonic() + READY
+        while time.monotonic() < until:
+            with contextlib.suppress(URLError, OSError), urlopen(f"{url}/ready", timeout=10) as answer:
+                if answer.status == 200:
+                    return url
+            time.sleep(0.1)
+        raise RefusedError(f"the server was not ready within {READY:.0f} s")
+
+    def export(self, form: str, folder: str) -> None:
+        """By ``model.export``."""
+        if not hasattr(self.model, "export"):
+            raise RefusedError("this omniform has no model.export")
+        self.model.export(form, folder)
+
+    def end(self) -> None:
+        """End the server, and the engine."""
+        if self.server is not None:
+            self.server.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.server.wait(15)
+            self.server.kill()
+        if self.engine is not None:
+            self.engine.close()

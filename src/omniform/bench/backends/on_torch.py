@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -25,6 +25,14 @@ CLASSES = {
     "audio-classification": "AutoModelForAudioClassification",
 }
 """The class that a task's model is loaded with, by the ecosystem's names."""
+
+READERS = {
+    "text": "AutoTokenizer",
+    "image": "AutoImageProcessor",
+    "audio": "AutoFeatureExtractor",
+    "video": "AutoVideoProcessor",
+}
+"""What reads inputs of a modality, by the ecosystem's names."""
 
 
 class Steps:
@@ -169,6 +177,22 @@ class OnTorch(Backend):
             how["attention_mask"] = self.torch.ones_like(ids)
         written: list[list[int]] = self.model.generate(ids, **how)[:, ids.shape[1] :].tolist()
         return written
+
+    def pipeline(self, task: str) -> Callable[..., Any]:
+        """The library's."""
+        made: Callable[..., Any] = self.library.pipeline(task, model=self.job.model, device=self.device)
+        return made
+
+    def reader(self, modality: str) -> Callable[[Sequence[Any]], object]:
+        """The checkpoint's tokenizer, image processor, feature extractor or video processor."""
+        name = READERS[modality]
+        made = getattr(self.library, name).from_pretrained(self.job.model)
+        how: dict[str, Any] = {"return_tensors": "pt"}
+        if modality == "text":
+            return lambda inputs: made(list(inputs))
+        if modality == "audio":
+            how["sampling_rate"] = int(made.sampling_rate)
+        return lambda inputs: made(list(inputs), **how)
 
     def train(self) -> Any:
         """The model, ready to be trained."""

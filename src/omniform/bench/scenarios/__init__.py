@@ -19,6 +19,12 @@ MODULES: dict[str, tuple[str, str]] = {
     "prefill": ("writing", "Prefill"),
     "decode": ("writing", "Decode"),
     "generate": ("writing", "Generate"),
+    "engine": ("engine", "Engine"),
+    "server": ("server", "Server"),
+    "pipeline": ("pipelines", "Pipeline"),
+    "preprocessing": ("pipelines", "Preprocessing"),
+    "train_step": ("training", "TrainStep"),
+    "export": ("training", "Export"),
 }
 """The module and the class of each kind."""
 

@@ -1,0 +1,57 @@
+"""Every scenario of omniform, once, with tiny models."""
+
+from __future__ import annotations
+
+import pytest
+
+from omniform.bench.benchmark import Benchmark
+from omniform.bench.compose import PACKAGED
+from omniform.bench.config import BenchmarkConfig
+from omniform.bench.results import Result
+
+QUICK = ("threads=1", "rounds=1", "seconds=0.01", "noise.repeats=0", "warmup.limit=0.1", "warmup.window=2",
+         "roofline=false", "model=made:llama-tiny")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("OMNIFORM_BENCH_CACHE", str(tmp_path_factory.getbasetemp() / "bench"))
+
+
+def measured(name: str, *changes: str) -> Result:
+    (config,) = BenchmarkConfig.load(name, overrides=[*QUICK, *changes])
+    (result,) = Benchmark(config).run()
+    assert result.status == "done", result.error
+    return result
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "measure"),
+    [
+        ("generate", ["scenario.new_tokens=4"], "per_token.latency"),
+        ("ragged", ["scenario.batch=3", "scenario.new_tokens=2", "scenario.shared=5"], "decode.throughput"),
+        ("load", [], "load.latency"),
+        ("engine", ["scenario.requests=3", "scenario.rate=50"], "first_token.latency"),
+        ("server", ["scenario.requests=2", "scenario.new_tokens=3", "model=scenes-llava"], "requests.latency"),
+        ("train_step", ["scenario.length=8"], "train_step.latency"),
+        ("preprocessing", ["scenario=preprocessing_audio", "model=commands-whisper"], "preprocessing.latency"),
+        ("pipeline", ["model=scenes-segformer", "scenario.count=2"], "pipeline.throughput"),
+    ],
+)
+def test_a_scenario(name: str, changes: list[str], measure: str):
+    found = measured(name, *changes)
+    assert found.measures[measure].samples and all(value > 0 for value in found.measures[measure].samples)
+
+
+def test_steps_add_up_and_flop_are_the_weights():
+    found = measured("decode", "scenario.new_tokens=5", "scenario.batch=2").measures
+    assert found["per_token.latency"].summary.count == 4 * found["decode.latency"].summary.count
+    assert sum(found["per_token.latency"].samples) == pytest.approx(sum(found["decode.latency"].samples))
+    # llama-tiny: a layer has 64 x (64 + 32 + 32 + 64) + 3 x 64 x 128 weights in matrices; norms have 64 each.
+    weights = 2 * (64 * 192 + 3 * 64 * 128 + 2 * 64) + 64 + 512 * 64
+    assert found["flop"].samples == [2 * weights * 2 * 4]
+    assert 2 * weights * 4 <= found["bytes"].samples[0] < 2 * weights * 4 * 1.1
+
+
+def test_the_packaged_groups_name_scenarios_that_are():
+    assert {file.stem for file in (PACKAGED / "scenario").glob("*.yaml")} >= {"decode", "server", "preprocessing_video"}
