@@ -172,7 +172,7 @@ def test_commits_side_by_side(toys: Path, tmp_path: Path, capsys: pytest.Capture
     assert difference(rounds[0], rounds[2]).verdict == "more"
     assert "WORSE" in said.out
     with Store.open(kept) as store:
-        stored = {one.id: one for one in store.runs()}
+        stored = {one.id: one for one in store.results()}
     assert {one.id: (one.status, one.commit, one.error) for one in found} == {
         key: (one.status, one.commit, one.error) for key, one in stored.items()
     }
