@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +129,9 @@ class MetricsRecorder:
             span.cpu = max(self._cpu() - cpu, 0.0)
             self._note_energy(span, "energy.cpu", joules, self._energy.joules())
             self._note_energy(span, "energy.gpu", gpu, self._gpu_joules())
+            before = time.thread_time()
             pss = sum(map(_pss, self._pids))  # the kernel walks all pages for it: not while anything is timed
+            self.spent += time.thread_time() - before
             if pss:
                 span.values["memory.pss"] = [pss]
             peak = self._peak()
@@ -195,11 +197,10 @@ class MetricsRecorder:
         """The process and all that it started."""
         found = [self._process.pid]
         for pid in found:  # it grows meanwhile
-            children = _children(pid)
-            if children is None:  # this system does not tell it so cheaply
+            if not _TELLS:
                 with suppress(Exception):  # a process may end at any moment
-                    return [found[0], *(child.pid for child in self._process.children(recursive=True))]
-            found.extend(children)
+                    return [pid, *(child.pid for child in self._process.children(recursive=True))]
+            found.extend(_children(pid))
         return found
 
     def _cpu(self) -> float:
@@ -276,10 +277,8 @@ def _process(pid: int) -> psutil.Process:
         raise InputError("there is no such process", where="pid", found=str(pid)) from None
 
 
-def _children(pid: int) -> list[int] | None:
-    """Processes that a process has started; None where the kernel does not tell."""
-    if not _TELLS:
-        return None
+def _children(pid: int) -> list[int]:
+    """Processes that a process has started, as Linux tells them: cheaper than a look at all that run."""
     found: list[int] = []
     with suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -317,17 +316,3 @@ def _pss(pid: int) -> float:
             if line.startswith("Pss:"):
                 return 1024.0 * int(line.split()[1])
     return 0.0
-
-
-def timed_cost(work: Callable[[], object], interval: float) -> float:
-    """What recording costs: seconds of a processor that sampling took, as a share of what work took in all.
-
-    Args:
-        work: anything that takes a few seconds.
-        interval: seconds between samples.
-    """
-    recorder = MetricsRecorder(interval=interval)
-    started = time.perf_counter()
-    with recorder.span():
-        work()
-    return recorder.spent / (time.perf_counter() - started)
