@@ -16,6 +16,9 @@ from omniform.serve.wire import body_of
 Message = MutableMapping[str, object]
 """As ASGI has them."""
 
+UNKNOWN: Final = ("response_not_found", "previous_response_not_found")
+"""What a replica says that keeps no such response; another may."""
+
 LONG: Final = 1 << 16
 """Bytes of a body beyond which it is read in a thread."""
 
@@ -67,5 +70,5 @@ def is_unknown(first: Message, body: Message) -> bool:
         return False
     with contextlib.suppress(ValueError, TypeError, LookupError):
         code = json.loads(cast(bytes, body["body"]))["error"]["code"]
-        return code in ("response_not_found", "previous_response_not_found")
+        return code in UNKNOWN
     return False

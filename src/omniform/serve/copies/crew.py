@@ -33,6 +33,9 @@ PAUSE: Final = 0.5
 
 LONGEST_PAUSE: Final = 30.0
 
+GLANCE: Final = 0.2
+"""Seconds between two looks at a process that is not ready yet."""
+
 LIVES: Final = 30.0
 """Seconds after which a process is no longer one that does not live long."""
 
@@ -115,9 +118,11 @@ class Copies:
             )  # fmt: skip
             one.starts += 1
             greeting = asyncio.create_task(self._greet(one))
-            code = await one.process.wait()
-            greeting.cancel()
-            one.lives = one.ready = False
+            try:
+                code = await one.process.wait()
+            finally:
+                greeting.cancel()
+                one.lives = one.ready = False
             if self._ending:
                 return
             how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
@@ -131,7 +136,7 @@ class Copies:
             with contextlib.suppress(GoneError):
                 status, _ = await self.whole(one, "GET", "/ready")
                 one.lives, one.ready = True, status == 200
-            await asyncio.sleep(0.0 if one.ready else 0.05)
+            await asyncio.sleep(0.0 if one.ready else GLANCE)
 
     async def end(self) -> None:
         """Let them go."""

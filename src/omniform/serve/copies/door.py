@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from omniform.serve.accounts import Account, account_of, noted
+from omniform.serve.accounts import Account, account_of, noted, refused_with
 from omniform.serve.bounds import ABORT
-from omniform.serve.calls import Message, call_of, is_stream, is_unknown
+from omniform.serve.calls import UNKNOWN, Message, call_of, is_stream, is_unknown
 from omniform.serve.copies.crew import Copies, Copy, GoneError
 from omniform.serve.desk import Desk, key_of
 from omniform.serve.errors import APIError
@@ -130,10 +130,11 @@ class Door:
                     failed.append(one)
                     await asyncio.sleep(PAUSE * 2 ** len(failed))  # until it is known to be gone
                     continue
-                if call.kept and one.name not in call.asked and is_unknown(first, body):
+                if call.kept and is_unknown(first, body):
                     call = replace(call, asked=(*call.asked, one.name))
                     if len(call.asked) < self._copies.count:
                         continue
+                    refused_with(UNKNOWN[0])
                 await self._hand_on(first, body, messages, scope, send)
                 return
         raise APIError(503, "no process lives long enough to answer", code="no_replica", headers={"Retry-After": "5"})
@@ -194,7 +195,7 @@ class Door:
 
 def _put(account: Account | None, told: Mapping[str, object]) -> None:
     """Put down to a request's account what a process says of it."""
-    if account is None:
+    if account is None or told.get("reason") in UNKNOWN:  # others are asked as well
         return
     tokens = sum(cast(int, told[name]) for name in ("prompt_tokens", "generated_tokens"))
     account.elsewhere = {name: told[name] for name in ASKED if told.get(name) is not None}
