@@ -26,6 +26,7 @@ Door = Literal[
     "engine.processors.watermark:SynthIDTextWatermarkLogitsProcessor",
     "engine.processors.watermark:WatermarkLogitsProcessor",
     "export.onnx.writing:export",
+    "export.onnx.running:opened",
     "hub.gguf.writing:save_gguf",
     "hub.lookup:cached_file",
     "hub.push:push",

@@ -27,6 +27,7 @@ from omniform.core.errors import (
     nearest,
 )
 from omniform.core.own_config import PreTrainedConfig, is_own
+from omniform.core.upstairs import upstairs
 from omniform.hub import own
 from omniform.hub.adapter_folders import CONFIG as ADAPTER_CONFIG
 from omniform.hub.adapting import base_of, load_into
@@ -207,6 +208,9 @@ def load(
         kwargs: see :meth:`AutoModel.from_pretrained`.
         config_class: reads the config of a family that nobody knows.
     """
+    if name is not None and _is_exported(name) and kwargs.get("state_dict") is None:
+        _, wanted = choose(load_config(ModelConfig, name))
+        return cast(Model, upstairs("export.onnx.running:opened")(name, wanted, kwargs))
     adapter = _adapter(name, kwargs)
     if adapter is not None:
         source, base, revision = adapter
@@ -238,6 +242,14 @@ def load(
     if source.find(ADAPTER_CONFIG) is not None:  # a whole model, and an adapter beside it
         load_into(model, source, _adapters_name(kwargs))
     return cast(Model, (model, report)) if options.output_loading_info else model
+
+
+def _is_exported(name: Name) -> bool:
+    """Whether a folder holds graphs with a certificate (``omniform export``), and no weights."""
+    folder = Path(os.fspath(name or "")).expanduser()
+    if not (folder / "certificate.json").is_file():
+        return False
+    return not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin"))
 
 
 def _adapters_name(kwargs: Mapping[str, object]) -> str:

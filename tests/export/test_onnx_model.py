@@ -1,0 +1,174 @@
+"""Exported folders as models: forward, generate, pipelines and loading through onnxruntime, beside torch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import omniform
+from omniform import OnnxModel
+from omniform.architectures.model import Model
+from omniform.core.errors import InputError, RepoError, UnknownArgumentError
+from omniform.export.onnx.writing import export
+
+TINY = {
+    "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 256, "pad_token_id": 0, "initializer_range": 0.4,
+}  # fmt: skip
+KINDS: dict[str, tuple[str, str, dict[str, object]]] = {
+    "llama": (
+        "AutoModelForCausalLM",
+        "text-generation-with-past",
+        {**TINY, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2},
+    ),
+    "bert": ("AutoModelForSequenceClassification", "text-classification", {**TINY}),
+    "t5": (
+        "AutoModelForSeq2SeqLM",
+        "text2text-generation-with-past",
+        {"vocab_size": 61, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, "pad_token_id": 0,
+         "eos_token_id": 1, "decoder_start_token_id": 0},
+    ),
+}  # fmt: skip
+
+
+class Pair:
+    """A torch model, and its export."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        auto, task, config = KINDS[name]
+        torch.manual_seed(5)
+        made = vars(omniform)[auto] if auto in vars(omniform) else getattr(omniform, auto)
+        fresh = made.from_config(omniform.AutoConfig.for_model(name, **config))
+        for parameter in fresh.parameters():
+            torch.nn.init.normal_(parameter, std=0.4)
+        fresh.save_pretrained(root / name)
+        self.torch: Model = made.from_pretrained(root / name).eval()
+        self.folder = root / f"{name}-onnx"
+        export(self.torch, self.folder, task=task)
+        self.onnx = OnnxModel.from_pretrained(self.folder)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.fixture(scope="module")
+def llama(root: Path) -> Pair:
+    return Pair(root, "llama")
+
+
+@pytest.fixture(scope="module")
+def bert(root: Path) -> Pair:
+    return Pair(root, "bert")
+
+
+@pytest.fixture(scope="module")
+def t5(root: Path) -> Pair:
+    return Pair(root, "t5")
+
+
+def batch(pad: str = "left") -> tuple[Tensor, Tensor]:
+    ids = torch.randint(3, 61, (3, 9), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    mask[0, :4] = mask[1, :2] = 0
+    return ids, mask if pad == "left" else mask.flip(1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("padded", [False, True])
+def test_forward_of_a_decoder_and_its_cache(llama: Pair, padded: bool) -> None:
+    ids, mask = batch()
+    given = {"attention_mask": mask} if padded else {}
+    expected, found = llama.torch(ids, **given), llama.onnx(ids, **given)
+    assert type(found) is type(expected)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    begun = llama.onnx(ids[:, :5], **({"attention_mask": mask[:, :5]} if padded else {}))
+    later = llama.onnx(ids[:, 5:], past_key_values=begun.past_key_values, **given)
+    torch.testing.assert_close(later.logits, expected.logits[:, 5:], atol=1e-4, rtol=1e-4)
+    assert later.past_key_values.get_seq_length() == 9 and begun.past_key_values.get_seq_length() == 5
+    assert "past_key_values" not in llama.onnx(ids, use_cache=False)
+
+
+WAYS = {
+    "greedy": {},
+    "drawn": {"do_sample": True, "seed": 3},
+    "drawn twice": {"do_sample": True, "seed": 3, "num_return_sequences": 2, "top_k": 7, "temperature": 0.8},
+    "beams": {"num_beams": 4, "num_return_sequences": 2, "length_penalty": 0.5},
+    "lengths": {"min_new_tokens": 6, "repetition_penalty": 1.3},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_the_same_tokens(kind: str, way: str, request: pytest.FixtureRequest) -> None:
+    pair = request.getfixturevalue(kind)
+    ids, mask = batch("left" if kind == "llama" else "right")
+    given = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 11, **WAYS[way]}
+    assert torch.equal(pair.onnx.generate(**given), pair.torch.generate(**given))
+
+
+def test_streamers_get_the_same_tokens(llama: Pair) -> None:
+    class Notes:
+        def __init__(self) -> None:
+            self.got: list[list[int]] = []
+
+        def put(self, value: Tensor) -> None:
+            self.got.append(value.flatten().tolist())
+
+        def end(self) -> None:
+            self.got.append([])
+
+    notes = Notes(), Notes()
+    for model, note in zip((llama.torch, llama.onnx), notes, strict=True):
+        model.generate(input_ids=batch()[0][:1], max_new_tokens=6, streamer=note)
+    assert notes[0].got == notes[1].got and len(notes[0].got) > 2
+
+
+@torch.no_grad()
+def test_one_step_models_and_encoder_decoders(bert: Pair, t5: Pair) -> None:
+    ids, mask = batch("right")
+    expected, found = bert.torch(ids, attention_mask=mask), bert.onnx(input_ids=ids, attention_mask=mask)
+    assert type(found) is type(expected)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    given = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": ids[:, :4]}
+    expected, found = t5.torch(**given), t5.onnx(**given)
+    assert type(found) is type(expected)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_an_exported_folder_loads_where_a_checkpoint_does(bert: Pair) -> None:
+    loaded = omniform.AutoModelForSequenceClassification.from_pretrained(bert.folder)
+    assert isinstance(loaded, OnnxModel)
+    with pytest.raises(InputError, match="exported as another model"):
+        omniform.AutoModelForMaskedLM.from_pretrained(bert.folder)
+    with pytest.raises(InputError, match="run as it is"):
+        omniform.AutoModelForSequenceClassification.from_pretrained(bert.folder, dtype="bfloat16")
+
+
+def test_what_is_wrong_is_named(llama: Pair, bert: Pair, tmp_path: Path) -> None:
+    ids, mask = batch()
+    with pytest.raises(UnknownArgumentError, match="attention_mask"):
+        bert.onnx(ids, atention_mask=mask)
+    with pytest.raises(InputError, match="outside the vocabulary"):
+        bert.onnx(ids - 60)
+    with pytest.raises(InputError, match="input_ids"):
+        bert.onnx(attention_mask=mask)
+    with pytest.raises(InputError, match="past_key_values"):
+        llama.onnx(ids, past_key_values=[1])
+    with pytest.raises(RepoError, match="no graph"):
+        OnnxModel.from_pretrained(tmp_path)
+    copied = tmp_path / "copied"
+    shutil.copytree(bert.folder, copied)
+    (copied / "config.json").write_text((copied / "config.json").read_text() + " ")
+    with pytest.raises(RepoError, match=r"config\.json"):
+        OnnxModel.from_pretrained(copied)
+    assert OnnxModel.from_pretrained(copied, verify=False)(ids).logits.shape == (3, 2)
+    (copied / "model.onnx").unlink()
+    for verify in (True, False):
+        with pytest.raises(RepoError, match=r"model\.onnx"):
+            OnnxModel.from_pretrained(copied, verify=verify)
