@@ -225,6 +225,31 @@ def test_ctrl_c_ends_all_and_keeps_what_is_whole(tmp_path: Path):
     assert not any(child.is_running() for child in children)
 
 
+def test_nobody_is_left_of_a_run_that_was_killed(tmp_path: Path):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    plain = {"name": "long", "scenario": {"kind": f"{OWN}:Spin"}, "backend": {"kind": "none"}, **QUICK, "rounds": 10**6}
+    (folder / "long.yaml").write_text(json.dumps(plain))
+    kept = f"sqlite:///{tmp_path / 'bench.db'}"
+    command = [sys.executable, "-m", "omniform", "bench", "--config-dir", str(folder), "--config-name", "long", "--db",
+               kept]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    watched, children = psutil.Process(process.pid), []
+    for _ in range(1200):
+        time.sleep(0.05)
+        children = watched.children()
+        if children and sum(children[0].cpu_times()[:2]) > 0.5:
+            break
+    process.kill()
+    process.wait()
+    assert children
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    with Store.open(kept) as store:
+        store.mark_broken()
+        assert [one.status for one in store.runs()] == ["broken"]
+
+
 def test_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = tmp_path / "configs"
     folder.mkdir()

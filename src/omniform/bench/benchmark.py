@@ -252,9 +252,12 @@ class Benchmark:
             grown = Reading.now(process.pid).since(before)
             if fresh and not one.work:
                 one.work = process.ask("work")
-        finally:
+        except BaseException:
             if fresh:
-                process.close()
+                process.kill()
+            raise
+        if fresh:
+            process.close()
         own = span.cpu + recorder.spent
         found = judged(grown, span.seconds, own, machine.cores(), self.threads, config.noise, config.clock)
         values = {name: list(map(float, one)) for name, one in told["values"].items()}

@@ -39,16 +39,6 @@ def _as_package() -> None:
     spec.loader.exec_module(module)
 
 
-def _die_with_parent() -> None:
-    """On Linux, be killed when whoever started this is gone."""
-    if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 class Worker:
     """Does what lines say.
 
@@ -155,9 +145,9 @@ def serve(answers: int) -> None:
 
 
 if __name__ == "__main__":
-    _die_with_parent()
     sys.path[:1] = []  # this file's folder, which would hide packages of the same names
     _as_package()
     from importlib import import_module
 
+    import_module(f"{NAME}.job").die_with_parent()
     import_module(f"{NAME}.child").serve(int(sys.argv[1]))

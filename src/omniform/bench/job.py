@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,6 +16,13 @@ Clock = Literal["wall", "cpu"]
 
 class RefusedError(Exception):
     """What a contender cannot do, in a sentence."""
+
+
+def die_with_parent() -> None:
+    """On Linux, be killed when whoever started this process is gone."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import time
 from importlib import import_module
 from typing import Any
 
-from ..job import Job, RefusedError
+from ..job import Job, RefusedError, die_with_parent
 from .base import Answering, Told
 from .on_torch import OnTorch
 
@@ -61,7 +61,7 @@ class Omniform(OnTorch):
         for name in ("dtype", "quantize"):
             if self.options.get(name):
                 command += [f"--{name}", str(self.options[name])]
-        self.server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
         assert self.server.stderr is not None
         said: list[str] = []
         for line in self.server.stderr:
