@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 import omniform
@@ -14,6 +16,8 @@ from omniform import OnnxModel
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, RepoError, UnknownArgumentError
 from omniform.export.onnx.writing import export
+from omniform.serve import shelf
+from omniform.serve.config import ModelSource, ServeConfig
 
 TINY = {
     "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -172,3 +176,38 @@ def test_what_is_wrong_is_named(llama: Pair, bert: Pair, tmp_path: Path) -> None
     for verify in (True, False):
         with pytest.raises(RepoError, match=r"model\.onnx"):
             OnnxModel.from_pretrained(copied, verify=verify)
+
+
+def test_pipelines_answer_as_with_torch(bert: Pair, llama: Pair, tmp_path: Path) -> None:
+    words = {word: number for number, word in enumerate(("[PAD]", "[UNK]", "[EOS]", "a", "b", "c", "d"))}
+    made = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+    tokenizer = omniform.AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["a b c", "d a a b c d"]
+    expected, found = (
+        omniform.pipeline("text-classification", model=model, tokenizer=tokenizer, device=-1)(
+            texts, batch_size=2, top_k=None
+        )
+        for model in (bert.torch, bert.onnx)
+    )
+    for one, other in zip(expected, found, strict=True):
+        assert [label["label"] for label in one] == [label["label"] for label in other]
+        for label, same in zip(one, other, strict=True):
+            assert label["score"] == pytest.approx(same["score"], abs=1e-4)
+    written = [
+        omniform.pipeline("text-generation", model=model, tokenizer=tokenizer, device=-1)(
+            texts, max_new_tokens=5, do_sample=False, return_tensors=True
+        )
+        for model in (llama.torch, llama.onnx)
+    ]
+    assert written[0] == written[1]
+
+
+def test_the_server_refuses_an_exported_writer_by_name(llama: Pair) -> None:
+    source = ModelSource(name="tiny", source=str(llama.folder))
+    with pytest.raises(InputError, match="cannot be served"):
+        shelf._refuse_what_no_engine_runs(llama.onnx, source)
+    assert shelf._weights(source, ServeConfig(models=(source,))) > 1000

@@ -9,11 +9,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
-from omniform.core.errors import OmniformError
+from omniform.core.errors import InputError, OmniformError
 from omniform.engine.calls import Reader
 from omniform.engine.engine import Engine
 from omniform.engine.memory import parse_memory
@@ -263,6 +264,8 @@ def _options(config: ServeConfig) -> dict[str, object]:
 
 def _weights(source: ModelSource, config: ServeConfig) -> int:
     """Bytes that a model's weights will take."""
+    if _exported(source):
+        return sum(path.stat().st_size for path in Path(source.source).expanduser().rglob("*.onnx*"))
     return plan(source.source, **_options(config)).weights  # type: ignore[arg-type] # they are its keywords
 
 
@@ -289,6 +292,7 @@ def load_model(source: ModelSource, config: ServeConfig, start: Start = Processe
         )
     else:
         model = load_as_saved(source.source, **options)
+    _refuse_what_no_engine_runs(model, source)
     reader = cast(Reader, AutoProcessor.from_pretrained(source.source))
     crafts = Crafts(source, model, None, config.limits.seconds)
     engine = None
@@ -308,6 +312,26 @@ def load_model(source: ModelSource, config: ServeConfig, start: Start = Processe
     typed = Typed.of(tokenizer, template)
     nbytes = model.get_memory_footprint()
     return Loaded(source, model, reader, engine, crafts, nbytes, template, form, typed, others)
+
+
+def _exported(source: ModelSource) -> bool:
+    """Whether a folder holds graphs of ONNX, and no weights."""
+    folder = Path(source.source).expanduser()
+    return (folder / "certificate.json").is_file() and not any(folder.glob("*.safetensors"))
+
+
+def _refuse_what_no_engine_runs(model: Model, source: ModelSource) -> None:
+    """Raise :class:`InputError` for an exported model that writes: the engine packs rows, which no graph reads."""
+    if _exported(source):
+        from omniform.export.onnx.running import OnnxWriter  # for those who serve such a folder
+
+        if isinstance(model, OnnxWriter):
+            raise InputError(
+                "a model that was exported to ONNX and writes cannot be served: the engine does not run it",
+                where=str(source.source),
+                expected="one that gives classes or vectors, or the checkpoint that it was exported from",
+                found=type(model).__name__,
+            )
 
 
 def _is_said(error: Exception) -> bool:
