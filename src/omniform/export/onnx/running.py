@@ -137,6 +137,8 @@ class OnnxModel(Surface):
     def _arrived(
         self, args: tuple[object, ...], inputs: dict[str, object], lean: bool
     ) -> tuple[tuple[object, ...], dict[str, object]]:
+        if args:
+            inputs[self.main_input], args = args[0], ()
         past = inputs.pop("past_key_values", None)  # of a kind of its own, looked at where it is used
         args, inputs = super()._arrived(args, inputs, lean)
         return args, inputs if past is None else {**inputs, "past_key_values": past}
