@@ -6,8 +6,26 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+def alone(folder: Path, calls: Mapping[str, Mapping[str, Tensor]], scratch: Path) -> dict[str, np.ndarray]:
+    """What the graphs of a folder give in a process without torch; by ``NAME/FILE``, answers by ``NAME/OUTPUT``."""
+    import numpy as np
+
+    np.savez(scratch / "in.npz", **{f"{c}/{n}": v.numpy() for c, named in calls.items() for n, v in named.items()})
+    command = [sys.executable, __file__, str(folder), str(scratch / "in.npz"), str(scratch / "out.npz")]
+    subprocess.run(command, check=True, env={"PATH": ""})
+    with np.load(scratch / "out.npz") as file:
+        return {name: file[name] for name in file.files}
 
 
 class NoTorch:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from onnx_alone import alone
 
 import omniform
 from omniform.architectures.model import Model
+from omniform.cli.main import main
 from omniform.core.errors import InputError, RepoError, UnknownNameError
 from omniform.export.onnx import writing
 from omniform.export.onnx.layout import CERTIFICATE, read_layout
@@ -47,16 +45,6 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     done = writing.export_checkpoint(checkpoint, out, task="text-generation-with-past", largest_file=0)
     assert done.cases == 36 and done.greatest < 1e-5
     return out
-
-
-def alone(folder: Path, calls: dict[str, dict[str, Tensor]], tmp_path: Path) -> dict[str, np.ndarray]:
-    """What the graphs give in a process without torch. Calls are by ``NAME/FILE``."""
-    np.savez(tmp_path / "in.npz", **{f"{c}/{n}": v.numpy() for c, named in calls.items() for n, v in named.items()})
-    script = Path(__file__).with_name("onnx_alone.py")
-    command = [sys.executable, str(script), str(folder), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
-    subprocess.run(command, check=True, env={"PATH": ""})
-    with np.load(tmp_path / "out.npz") as file:
-        return {name: file[name] for name in file.files}
 
 
 SHAPES = [(1, 1, 0), (5, 1, 7), (2, 200, 0), (4, 37, 5), (3, 2, 120), (1, 64, 1)]
@@ -154,4 +142,22 @@ def test_what_is_refused(model: Model, exported: Path, tmp_path: Path) -> None:
         model.export("onnx", exported)
     with pytest.raises(InputError, match="no such format"):
         model.export("onyx", tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line(exported: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder is checked; a mistake is one line and code 2, and leaves nothing behind."""
+    assert main(["export", "--check", str(exported)]) == 0
+    assert "agrees with torch in 36 cases" in capsys.readouterr().out
+    for words, said in (
+        ([str(checkpoint), str(tmp_path / "x"), "--opset", "11"], "opset"),
+        ([str(checkpoint), str(tmp_path / "x"), "--task", "fill-mask"], "fill-mask"),
+        ([str(checkpoint), str(exported)], "--overwrite"),
+        ([str(checkpoint)], "a folder"),
+        (["--check", str(checkpoint)], "no graph"),
+        ([str(tmp_path / "nothing"), str(tmp_path / "x")], "nothing"),
+    ):
+        assert main(["export", *words]) == 2
+        told = capsys.readouterr().err
+        assert said in told and told.count("\n") == 1 and "Traceback" not in told
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ two lengths, with padding before, behind and none, in one step and in several th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 import torch
 from torch import Tensor
 
-from omniform.architectures.encoder_decoder import Seq2SeqLM
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError
-from omniform.core.outputs import BaseModelOutput
+from omniform.core.outputs import BaseModelOutput, ModelOutput
 from omniform.core.state import DenseState
-from omniform.export.onnx.inputs import CHOICES, LENGTH, Sizes
+from omniform.export.onnx.inputs import ANSWER, CHOICES, IMAGE_BATCH, LENGTH, TEXT_BATCH, WHOLE, said
 from omniform.export.onnx.layout import BRANCH, Graph, Layout, Role
-from omniform.export.onnx.parts import Part, Step, Whole, Writer, tensors_of
+from omniform.export.onnx.parts import Flat, Pair, Part, Step, Whole, Writer, another, encoder_of, tensors_of
 from omniform.export.onnx.states import BATCH, PAST, READ, kept
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def distances(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where
 
 def sizes_of(model: Model) -> tuple[tuple[int, int], tuple[int, int]]:
     """Two numbers of rows and two lengths, within what the model has places for."""
-    most = vars(model.config).get("max_position_embeddings")
+    most = said(model, "max_position_embeddings", "n_positions", "max_target_positions")
     longest = max(8, min(23, (most if isinstance(most, int) else 64) - 8))
     return (1, 3), (6, longest)
 
@@ -158,14 +157,16 @@ def compare(model: Model, parts: Sequence[Part], layout: Layout) -> Iterator[Cas
     by_role = {part.role: part for part in parts}
     with torch.no_grad():
         if "encoder" in by_role:
-            yield from _translating(cast(Seq2SeqLM, model), by_role, layout)
+            yield from _translating(cast(Pair, model), by_role, layout)
             return
         for part in parts:
             runner = Runner(layout.folder, layout.graphs[part.role])
             if isinstance(part.module, Step):
                 yield from _stepping(model, part, runner)
-            else:
+            elif isinstance(part.module, Whole):
                 yield from _at_once(model, part, runner)
+            else:
+                yield from _alone(part, runner)
 
 
 def _at_once(model: Model, part: Part, runner: Runner) -> Iterator[Case]:
@@ -176,9 +177,11 @@ def _at_once(model: Model, part: Part, runner: Runner) -> Iterator[Case]:
     free = {a: n for own in part.inputs for a, n in own.maybe.items() if a in dims[own.name]}
     for rows in batches:
         for turn, length in enumerate(lengths if texts else lengths[: 2 if free else 1]):
-            more = {axis: _another(axis, size) if turn else size for axis, size in free.items()}
+            more = {axis: another(axis, size) if turn else size for axis, size in free.items()}
             for pad in cast("tuple[Pad, ...]", ("none", "left", "right") if texts else ("none",)):
-                sizes = {BATCH: rows, LENGTH: length, CHOICES: 2 + turn, **more}
+                more |= {CHOICES: 2 + turn, TEXT_BATCH: rows + 1, IMAGE_BATCH: rows, ANSWER: length + 1}
+                sizes = {BATCH: rows, LENGTH: length, **more}
+                used = {dim for own in part.inputs for dim in own.dims}
                 given = {own.name: own.example(sizes, seed=length) for own in part.inputs}
                 if "attention_mask" in given and texts:
                     given["attention_mask"] = padded(given["attention_mask"], pad)
@@ -186,27 +189,32 @@ def _at_once(model: Model, part: Part, runner: Runner) -> Iterator[Case]:
                         given["position_ids"] = placed(given["attention_mask"])
                 named = {own.keyword: given[own.name] for own in part.inputs}
                 expected = tensors_of(model(**named, **whole.extra))
-                what = {axis: size for axis, size in sizes.items() if axis != CHOICES} | {"padding": pad}
+                what = {axis: size for axis, size in sizes.items() if axis in used} | {"padding": pad}
                 yield Case(part.role, what, distances(runner(given), expected, f"{part.role}, {what}"))
 
 
-def _another(axis: str, size: int) -> int:
-    """Another size of an axis: of pictures what is divided by 32 or as a patch is, of sounds any."""
-    return size * 2 if axis in ("height", "width") else size + size // 3
-
-
-Chain = Callable[[str, Sizes], Tensor]
+def _alone(part: Part, runner: Runner) -> Iterator[Case]:
+    """A part that the model has no forward of its own for, beside what torch computes of it."""
+    for rows, length in ((1, 5), (3, 11)):
+        sizes = {BATCH: rows, LENGTH: length, "num_images": rows}
+        given = {own.name: own.example(sizes, seed=length) for own in part.inputs}
+        found = cast(Flat, part.module).run(given)
+        what = {axis: size for axis, size in sizes.items() if any(axis in own.dims for own in part.inputs)}
+        expected = dict(zip(part.outputs, found, strict=True))
+        yield Case(part.role, what, distances(runner(given), expected, f"{part.role}, {what}"))
 
 
 def _stepping(model: Model, part: Part, runner: Runner) -> Iterator[Case]:
     batches, lengths = sizes_of(model)
     step = cast(Step, part.module)
     first = {own.name: own for own in part.inputs}
+    name = "input_ids" if "input_ids" in first else "inputs_embeds"
+    told_all = WHOLE in first["attention_mask"].dims
     for rows in batches:
         for length in lengths:
             for pad in cast("tuple[Pad, ...]", ("none", "left", "right")):
                 chunks = (length - 4, 1, 3)
-                ids = first["input_ids"].example({BATCH: rows, LENGTH: length}, seed=length)
+                ids = first[name].example({BATCH: rows, LENGTH: length}, seed=length)
                 mask = torch.ones(rows, length, dtype=torch.int64)
                 # Padding behind a text is in what comes first; what follows is real.
                 mask[:, : chunks[0]] = padded(mask[:, : chunks[0]], pad)
@@ -220,13 +228,15 @@ def _stepping(model: Model, part: Part, runner: Runner) -> Iterator[Case]:
                 for count in chunks:
                     end = begin + count
                     given = {
-                        "input_ids": ids[:, begin:end], "attention_mask": mask[:, :end],
+                        name: ids[:, begin:end], "attention_mask": mask[:, :end],
                         "position_ids": places[:, begin:end],
                     }  # fmt: skip
                     out = model(**given, past_key_values=state, use_cache=True)
-                    state = cast(DenseState, out["past_key_values"])
+                    state = remembered(out)
                     expected = {"logits": cast(Tensor, out["logits"])}
                     expected |= {p.present: t for p, t in zip(step.pieces, kept(step.pieces, state), strict=True)}
+                    if not told_all:  # nothing is kept of single tokens, and a mask tells of the new ones alone
+                        given["attention_mask"] = mask[:, begin:end]
                     found = runner({**given, **past})
                     what = {BATCH: rows, LENGTH: count, PAST: begin, "padding": pad}
                     yield Case(part.role, what, distances(found, expected, f"{part.role}, {what}"))
@@ -234,7 +244,12 @@ def _stepping(model: Model, part: Part, runner: Runner) -> Iterator[Case]:
                     begin = end
 
 
-def _translating(model: Seq2SeqLM, parts: Mapping[Role, Part], layout: Layout) -> Iterator[Case]:
+def remembered(out: ModelOutput) -> DenseState:
+    """The state in an output, under either of the ecosystem's names for it."""
+    return cast(DenseState, next(out[name] for name in ("past_key_values", "cache_params") if name in [*out.keys()]))
+
+
+def _translating(model: Pair, parts: Mapping[Role, Part], layout: Layout) -> Iterator[Case]:
     runners = {role: Runner(layout.folder, graph) for role, graph in layout.graphs.items()}
     batches, lengths = sizes_of(model)
     reading, writer = parts["encoder"], cast(Writer, parts["decoder"].module)
@@ -244,12 +259,12 @@ def _translating(model: Seq2SeqLM, parts: Mapping[Role, Part], layout: Layout) -
     for rows in batches:
         for turn, length in enumerate(lengths):
             for pad in cast("tuple[Pad, ...]", ("none", "left", "right") if texts else ("none",)):
-                more = {axis: _another(axis, size) if turn else size for axis, size in free.items()}
+                more = {axis: another(axis, size) if turn else size for axis, size in free.items()}
                 sizes = {BATCH: rows, READ: length, **more}
                 given = {own.name: own.example(sizes, seed=length) for own in reading.inputs}
                 if texts:
                     given["attention_mask"] = padded(given["attention_mask"], pad)
-                encoded = cast(BaseModelOutput, model.model.encoder(**given))
+                encoded = cast(BaseModelOutput, encoder_of(model)(**given))
                 hidden = encoded.last_hidden_state
                 what: dict[str, object] = {**sizes, "padding": pad}
                 yield Case(
@@ -264,7 +279,7 @@ def _translating(model: Seq2SeqLM, parts: Mapping[Role, Part], layout: Layout) -
 
 
 def _writing(
-    model: Seq2SeqLM,
+    model: Pair,
     writer: Writer,
     runners: Mapping[Role, Runner],
     ids: Tensor,
@@ -281,7 +296,7 @@ def _writing(
         new = ids[:, begin : begin + count]
         told: BaseModelOutput = BaseModelOutput(last_hidden_state=hidden)
         out = model(encoder_outputs=told, decoder_input_ids=new, past_key_values=state, use_cache=True, **mask)
-        state = cast(DenseState, out["past_key_values"])
+        state = remembered(out)
         expected = {"logits": cast(Tensor, out["logits"])}
         expected |= {p.present: t for p, t in zip(writer.pieces, kept(writer.pieces, state), strict=True)}
         given = {

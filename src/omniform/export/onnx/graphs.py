@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +33,10 @@ TRACED: Final[Sizes] = {
     "past_sequence_length": 3,
     "encoder_sequence_length": 7,
     "num_choices": 4,
+    "num_images": 2,
+    "text_batch_size": 2,
+    "image_batch_size": 3,
+    "decoder_sequence_length": 6,
 }
 """Sizes of the examples that are traced: none of them 0 or 1, which torch takes for themselves, nor the same."""
 
@@ -80,6 +84,7 @@ def graph_of(module: nn.Module, inputs: Sequence[Input], outputs: Sequence[str],
                 input_names=[own.name for own in inputs],
                 output_names=list(outputs),
                 opset_version=opset,
+                custom_translation_table=further(),
                 verbose=False,
             )
     except Exception as error:
@@ -87,6 +92,17 @@ def graph_of(module: nn.Module, inputs: Sequence[Input], outputs: Sequence[str],
     assert made is not None
     name_axes(made.model, inputs)
     return made.model
+
+
+def further() -> dict[Callable[..., object], Callable[..., object]]:
+    """Operations that torch's exporter has no translation of, and ours: of sorting, which routers of experts do."""
+    from onnxscript import opset18 as op
+
+    def sort(self: object, stable: bool | None = None, dim: int = -1, descending: bool = False) -> object:
+        count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
+        return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
+
+    return {torch.ops.aten.sort.stable: sort}
 
 
 def traced(module: nn.Module, inputs: Sequence[Input], examples: tuple[Tensor, ...], where: str) -> ExportedProgram:

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.model import Model
+from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError
 from omniform.export.onnx.states import BATCH, PAST, Piece
 
 LENGTH, WHOLE = "sequence_length", f"{PAST} + sequence_length"
 CHOICES, HEIGHT, WIDTH, SAMPLES, FRAMES = "num_choices", "height", "width", "num_samples", "num_frames"
+IMAGES = "num_images"
+TEXT_BATCH, IMAGE_BATCH, ANSWER = "text_batch_size", "image_batch_size", "decoder_sequence_length"
 
 Sizes = Mapping[str, int]
 Make = Callable[["Input", Sizes, torch.Generator], Tensor]
@@ -109,14 +112,14 @@ def raw_of(model: Model) -> Mapping[str, object]:
     return model.config.raw
 
 
-def text(model: Model, names: Sequence[str], *, past: bool = False) -> list[Input]:
+def text(model: Model, names: Sequence[str], *, past: bool = False, batch: str = BATCH) -> list[Input]:
     """Inputs of text, those among the names, in this order."""
     whole = WHOLE if past else LENGTH
     known = {
-        "input_ids": Input("input_ids", (BATCH, LENGTH), tokens(model)),
-        "attention_mask": Input("attention_mask", (BATCH, whole), ones),
-        "token_type_ids": Input("token_type_ids", (BATCH, LENGTH), zeros),
-        "position_ids": Input("position_ids", (BATCH, LENGTH), counted),
+        "input_ids": Input("input_ids", (batch, LENGTH), tokens(model)),
+        "attention_mask": Input("attention_mask", (batch, whole), ones),
+        "token_type_ids": Input("token_type_ids", (batch, LENGTH), zeros),
+        "position_ids": Input("position_ids", (batch, LENGTH), counted),
     }
     return [known[name] for name in names]
 
@@ -126,24 +129,37 @@ def pieces(found: Sequence[Piece], skip: Sequence[str] = ()) -> list[Input]:
     return [Input(piece.past, piece.dims, noise) for piece in found if piece.spec.kept not in skip]
 
 
-def picture(model: Model, name: str = "pixel_values") -> Input:
+def picture(model: Model, name: str = "pixel_values", batch: str = BATCH) -> Input:
     """An input of pictures: of any size where the model allows that, else of the one that its config says."""
     channels, height, width = picture_size(model)
-    return Input(name, (BATCH, channels, HEIGHT, WIDTH), noise, {HEIGHT: height, WIDTH: width})
+    return Input(name, (batch, channels, HEIGHT, WIDTH), noise, {HEIGHT: height, WIDTH: width})
 
 
-PARTS = ("vision_config", "audio_config", "backbone_config", "encoder")
-"""Where a config of several holds the one that tells of pictures or sounds."""
+def film(model: Model) -> Input:
+    """An input of videos, of as many frames as the config says."""
+    channels, height, width = picture_size(model)
+    frames = _found(model, "num_frames")
+    return Input("pixel_values", (BATCH, int(cast(int, frames)), channels, height, width), noise)
+
+
+MEDIA, TEXTS = ("vision_config", "audio_config", "backbone_config", "encoder"), ("text_config", "decoder")
+"""Where a config of several holds the one that tells of pictures or sounds, and of text."""
+
+
+def said(model: Model, *keys: str, parts: Sequence[str] = TEXTS) -> object:
+    """What a config says under the first of some keys, itself or in its parts; None where it says nothing."""
+    config = model.config
+    several: list[ModelConfig] = [config, *(config.parts[part] for part in parts if part in config.parts)]
+    for own in several:
+        for key in keys:
+            found = cast("Mapping[str, object]", vars(own)["values"]).get(key, own.raw.get(key))
+            if found is not None:
+                return found
+    return None
 
 
 def _found(model: Model, *keys: str) -> object:
-    own = vars(model.config)
-    inner = [own.get(part) for part in PARTS]
-    for held in (own, *(part if isinstance(part, Mapping) else vars(part) for part in inner if part is not None)):
-        for key in keys:
-            if held.get(key) is not None:
-                return held[key]
-    return None
+    return said(model, *keys, parts=MEDIA)
 
 
 def picture_size(model: Model) -> tuple[int, int, int]:
@@ -159,19 +175,22 @@ def picture_size(model: Model) -> tuple[int, int, int]:
 
 
 def sound(model: Model, name: str) -> Input:
-    """An input of sounds: waves of any length, or features of the length that the config says."""
-    if name == "input_values" and _found(model, "num_mel_bins", "max_length") is None:
-        strides, kernels = _found(model, "conv_stride"), _found(model, "conv_kernel")
+    """An input of sounds: waves of any length, or features of the length that the config says.
+
+    Raises:
+        InputError: the config says no size of features.
+    """
+    strides, kernels = _found(model, "conv_stride"), _found(model, "conv_kernel")
+    bins = _found(model, "num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel")
+    if name == "input_values" and (strides is not None or not isinstance(bins, int)):
         hop = prod(strides) if isinstance(strides, (list, tuple)) else 384
         last = kernels[-1] if isinstance(kernels, (list, tuple)) else 7
         return Input(name, (BATCH, SAMPLES), noise, {SAMPLES: hop * (20 + int(last))})
-    bins = _found(model, "num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel")
     if not isinstance(bins, int):
         raise InputError("the config says no size of sounds", where=name, expected="num_mel_bins", found="nothing")
     frames, places = _found(model, "max_length"), _found(model, "max_source_positions")
     if name == "input_values":  # spectrograms that are looked at as pictures
         return Input(name, (BATCH, int(cast(int, frames)), bins), noise)
-    if isinstance(places, int) and _found(model, "feature_projection_input_dim") is None:
+    if _found(model, "feature_projection_input_dim") is None and isinstance(places, int):
         return Input(name, (BATCH, bins, 2 * places), noise)
-    width = bins * 2 if _found(model, "feature_projection_input_dim") is None else bins
-    return Input(name, (BATCH, FRAMES, width), noise, {FRAMES: 40})
+    return Input(name, (BATCH, FRAMES, bins), noise, {FRAMES: 40})

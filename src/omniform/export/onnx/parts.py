@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import CausalLM, TextDecoder
-from omniform.architectures.encoder_decoder import Seq2SeqLM
+from omniform.architectures.dual_encoder import TwoTowers
+from omniform.architectures.encoder import TextWriter
+from omniform.architectures.encoder_decoder import EncoderDecoder, Seq2SeqLM
+from omniform.architectures.fusion import MultimodalLM
+from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
+from omniform.architectures.paired import PairedWriter
+from omniform.architectures.picture_text import PictureTextPair
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, ModelOutput
 from omniform.export.onnx import inputs as reading
 from omniform.export.onnx.attention import WrittenOut
-from omniform.export.onnx.inputs import CHOICES, LENGTH, Input
+from omniform.export.onnx.inputs import ANSWER, CHOICES, HEIGHT, IMAGE_BATCH, IMAGES, LENGTH, TEXT_BATCH, WIDTH, Input
 from omniform.export.onnx.layout import Role
 from omniform.export.onnx.states import BATCH, READ, Piece, handed, kept, pieces_of
 from omniform.export.onnx.tasks import Wanted
+
+Pair = Seq2SeqLM | PairedWriter
+"""An encoder and a decoder that writes."""
 
 
 class Flat(nn.Module):
@@ -81,6 +90,22 @@ class Encoder(Flat):
         return [self.model(**self.named(given)).last_hidden_state]
 
 
+class Looking(Flat):
+    """Pictures to the vectors that stand for them among a text's."""
+
+    def run(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        pixels = given["pixel_values"]
+        vectors: Tensor = cast(MultimodalLM, self.model).model.medium("image").encode({"pixel_values": pixels}, None)
+        return [vectors.reshape(pixels.shape[0], -1, vectors.shape[-1])]
+
+
+class Table(Flat):
+    """Tokens to vectors."""
+
+    def run(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        return [cast(MultimodalLM, self.model).embed(given["input_ids"])]
+
+
 class Writer(Flat):
     """A decoder that looks at an encoder's output.
 
@@ -89,7 +114,7 @@ class Writer(Flat):
     """
 
     def __init__(
-        self, model: Seq2SeqLM, inputs: Sequence[Input], pieces: Sequence[Piece], width: int, *, reread: bool
+        self, model: Generative, inputs: Sequence[Input], pieces: Sequence[Piece], width: int, *, reread: bool
     ) -> None:
         super().__init__(model, inputs, pieces)
         self.width, self.reread = width, reread
@@ -131,9 +156,11 @@ def parts_of(model: Model, task: Wanted) -> list[Part]:
     Raises:
         InputError: a model of this kind is not taken apart.
     """
-    if isinstance(model, Seq2SeqLM) and task.name != "feature-extraction":
+    if isinstance(model, (Seq2SeqLM, PairedWriter)) and task.name != "feature-extraction":
         return _encoder_decoder(model, task)
-    if isinstance(model, CausalLM) and not model.reads_items and task.name == "text-generation":
+    if isinstance(model, MultimodalLM) and task.cached:
+        return _seeing(model)
+    if task.name == "text-generation" and isinstance(model, (CausalLM, TextWriter)) and _writes_alone(model):
         return [_decoder(model, cached=task.cached)]
     if task.cached:
         raise InputError("the cache of such a model does not go in and out", where=task.whole, found=named(model))
@@ -145,20 +172,28 @@ def named(model: Model) -> str:
     return model.origin.architecture.name
 
 
-def _decoder(model: CausalLM, *, cached: bool) -> Part:
+def _writes_alone(model: CausalLM | TextWriter) -> bool:
+    """Whether it reads text and nothing else, one token after another."""
+    if not model.can_generate() or (isinstance(model, CausalLM) and model.reads_items):
+        return False
+    return not model.decoder.reads_memory
+
+
+def _decoder(model: CausalLM | TextWriter, *, cached: bool) -> Part:
     names = ["input_ids", "attention_mask", "position_ids"]
     if not cached:
         inputs = reading.text(model, names)
         return Part("model", Whole(model, inputs, ["logits"]), tuple(inputs), ("logits",))
     pieces = pieces_of(model.decoder, reads_memory=False)
-    inputs = [*reading.text(model, names, past=True), *reading.pieces(pieces)]
+    counted = any(piece.spec.kept == "token" for piece in pieces)
+    inputs = [*reading.text(model, names, past=counted), *reading.pieces(pieces)]
     outputs = ("logits", *(piece.present for piece in pieces))
     return Part("model", Step(model, inputs, pieces), tuple(inputs), outputs)
 
 
-def _encoder_decoder(model: Seq2SeqLM, task: Wanted) -> list[Part]:
-    encoder, decoder = model.model.encoder, model.decoder
-    read = encoder_inputs(model)
+def _encoder_decoder(model: Pair, task: Wanted) -> list[Part]:
+    encoder, decoder = encoder_of(model), model.decoder
+    read = fixed(encoder_inputs(model), encoder)
     parts = [Part("encoder", Encoder(encoder, read), tuple(read), ("last_hidden_state",))]
     width = decoder.memory_width
     pieces = pieces_of(decoder, reads_memory=True)
@@ -177,7 +212,7 @@ def _encoder_decoder(model: Seq2SeqLM, task: Wanted) -> list[Part]:
     return parts
 
 
-def encoder_inputs(model: Seq2SeqLM) -> list[Input]:
+def encoder_inputs(model: Pair) -> list[Input]:
     """What the encoder of such a model reads."""
     name = model.main_input
     if name == "input_ids":
@@ -186,6 +221,52 @@ def encoder_inputs(model: Seq2SeqLM) -> list[Input]:
     if name == "pixel_values":
         return [reading.picture(model)]
     return [reading.sound(model, name)]
+
+
+def encoder_of(model: Pair) -> Model:
+    """What reads for its decoder."""
+    return model.encoder if isinstance(model, PairedWriter) else model.model.encoder
+
+
+SMALL = {BATCH: 2, LENGTH: 5, READ: 5, CHOICES: 4, TEXT_BATCH: 2, IMAGE_BATCH: 2, ANSWER: 6}
+"""Sizes of a first look."""
+
+
+def another(axis: str, size: int) -> int:
+    """Another size of an axis: of pictures one that is cut as the first is, of sounds any."""
+    return size * 2 if axis in (HEIGHT, WIDTH) else size + size // 3
+
+
+def fixed(inputs: Sequence[Input], model: Model) -> list[Input]:
+    """The inputs, with the axes of the one size that a model allows, where it refuses another."""
+    free = {axis: size for own in inputs for axis, size in own.maybe.items()}
+    if not free:
+        return list(inputs)
+    sizes = {**SMALL, **{axis: another(axis, size) for axis, size in free.items()}}
+    try:
+        with torch.no_grad():
+            model(**{own.keyword: own.example(sizes) for own in inputs})
+    except (ValueError, RuntimeError):
+        return [
+            replace(own, dims=tuple(own.maybe.get(d, d) if isinstance(d, str) else d for d in own.dims), maybe={})
+            for own in inputs
+        ]
+    return list(inputs)
+
+
+def _seeing(model: MultimodalLM) -> list[Part]:
+    """Pictures to vectors, tokens to vectors, and the decoder that reads both: what transformers.js puts together."""
+    look = (reading.picture(model, batch=IMAGES),)
+    parts = [Part("vision_encoder", Looking(model, look), look, ("image_features",))]
+    ids = tuple(reading.text(model, ["input_ids"]))
+    parts.append(Part("embed", Table(model, ids), ids, ("inputs_embeds",)))
+    pieces = pieces_of(model.decoder, reads_memory=False)
+    vectors = Input("inputs_embeds", (BATCH, LENGTH, model.decoder.width), reading.noise)
+    inputs = [vectors, *reading.text(model, ["attention_mask", "position_ids"], past=True), *reading.pieces(pieces)]
+    outputs = ("logits", *(piece.present for piece in pieces))
+    # One graph reads an empty cache as well, so that it is the merged one.
+    parts.append(Part("decoder_merged", Step(model, inputs, pieces), tuple(inputs), outputs))
+    return parts
 
 
 UNASKED = ("loss", "past_key_values", "hidden_states", "attentions", "cross_attentions")
@@ -205,9 +286,9 @@ def tensors_of(out: ModelOutput) -> dict[str, Tensor]:
 
 
 def _whole(model: Model, task: Wanted) -> Part:
-    inputs = whole_inputs(model, task)
+    inputs = fixed(whole_inputs(model, task), model)
     with torch.no_grad():
-        sizes = {"batch_size": 2, "sequence_length": 5, "num_choices": 4}
+        sizes = SMALL
         extra = {"use_cache": False} if "use_cache" in model.accepts() else {}
         out = model(**{own.keyword: own.example(sizes) for own in inputs}, **extra)
     outputs = tuple(tensors_of(out))
@@ -221,20 +302,23 @@ def whole_inputs(model: Model, task: Wanted) -> list[Input]:
         InputError: it reads something that there is no example of.
     """
     accepted = model.accepts()
+    pairs = isinstance(model, (TwoTowers, PictureTextPair)) and {"input_ids", "pixel_values"} <= accepted
     found: list[Input] = []
-    reads_text = "input_ids" in accepted
-    if reads_text:
-        types = vars(model.config).get("type_vocab_size")
+    if "input_ids" in accepted:
+        types = reading.said(model, "type_vocab_size")
         names = ["input_ids", "attention_mask"]
         if isinstance(types, int) and types > 1 and "token_type_ids" in accepted:
             names.append("token_type_ids")
         if isinstance(model, (CausalLM, TextDecoder)) and "position_ids" in accepted:
             names.append("position_ids")
-        found = reading.text(model, [name for name in names if name in accepted])
+        found = reading.text(model, [n for n in names if n in accepted], batch=TEXT_BATCH if pairs else BATCH)
         if task.name == "multiple-choice":
             found = [Input(own.name, (BATCH, CHOICES, LENGTH), own.make) for own in found]
+        if isinstance(model, EncoderDecoder):
+            found.append(Input("decoder_input_ids", (BATCH, ANSWER), reading.tokens(model)))
     if "pixel_values" in accepted:
-        found.append(reading.picture(model))
+        filmed = reading.said(model, "num_frames", parts=()) is not None
+        found.append(reading.film(model) if filmed else reading.picture(model, batch=IMAGE_BATCH if pairs else BATCH))
     for name in ("input_values", "input_features"):
         if name in accepted:
             found.append(reading.sound(model, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -124,7 +125,10 @@ def export(
     options = _options(opset, dtype, quantize, layout, largest_file)
     target = _free(path, overwrite)
     own = wanted(task, model.origin.architecture.tasks, named(model))
-    return _export(_plain(model), own, target, options, model.name_or_path)
+    side: dict[str, Path] = {}
+    with contextlib.suppress(RepoError):  # a model whose folder is gone is exported all the same
+        side = side_files(model.name_or_path)
+    return _export(_plain(model), own, target, options, model.name_or_path, side)
 
 
 def export_checkpoint(
@@ -143,7 +147,7 @@ def export_checkpoint(
     options = _options(opset, dtype, quantize, layout, largest_file)
     target = _free(path, overwrite)
     found, own = load(model, task)
-    return _export(found, own, target, options, os.fspath(model))
+    return _export(found, own, target, options, os.fspath(model), side_files(os.fspath(model)))
 
 
 def _options(opset: int, dtype: str, quantize: str | None, layout: str, largest: int) -> Options:
@@ -181,13 +185,15 @@ def _plain(model: Model) -> Model:
     return copy.deepcopy(model).to("cpu", torch.float32).eval()
 
 
-def _export(model: Model, task: Wanted, target: Path, options: Options, source: str) -> Exported:
+def _export(
+    model: Model, task: Wanted, target: Path, options: Options, source: str, side: Mapping[str, Path]
+) -> Exported:
     parts = parts_of(model, task)
     told: dict[str, object] = {}
 
     def write(folder: Path) -> None:
         write_graphs(folder, parts, options, f"{named(model)}, {task.whole}")
-        write_side(folder, model, source)
+        write_side(folder, model, side)
         files = {role: options.file(role) for role in roles_of(parts)}
         graphs = {role: described(folder, role, file) for role, file in files.items()}
         layout = Layout(folder, task.whole, graphs, {})
@@ -247,23 +253,33 @@ def _save(graph: ir.Model, path: Path, options: Options) -> None:
     ir.save(graph, path, external_data=f"{path.name}_data" if size > options.largest else None)
 
 
-def write_side(folder: Path, model: Model, source: str) -> None:
-    """What loaders look for beside the graphs: config, settings of writing, tokenizer, processor."""
+def side_files(source: str) -> dict[str, Path]:
+    """What a checkpoint holds that loaders look for beside the graphs: tokenizer, processor, settings of writing.
+
+    Raises:
+        RepoError: it cannot be found or reached.
+    """
+    if not source:
+        return {}
+    place = locate(source)
+    names = [
+        name
+        for name in sorted(place.listing())
+        if "/" not in name
+        and name.endswith(_SIDE)
+        and name not in _OTHERS
+        and not name.endswith(".index.json")
+        and place.size(name) <= _SIDE_BYTES
+    ]
+    return place.files(names)
+
+
+def write_side(folder: Path, model: Model, side: Mapping[str, Path]) -> None:
+    """Write the config and these files, and the model's settings of writing where they are not among them."""
     (folder / "config.json").write_text(json.dumps(config_to_save(model), indent=2) + "\n", encoding="utf-8")
-    if source:
-        place = locate(source)
-        names = [
-            name
-            for name in sorted(place.listing())
-            if "/" not in name
-            and name.endswith(_SIDE)
-            and name not in _OTHERS
-            and not name.endswith(".index.json")
-            and place.size(name) <= _SIDE_BYTES
-        ]
-        for name, file in place.files(names).items():
-            shutil.copyfile(file, folder / name)
-    if model.can_generate() and not (folder / "generation_config.json").exists():
+    for name, file in side.items():
+        shutil.copyfile(file, folder / name)
+    if model.can_generate() and "generation_config.json" not in side:
         model.generation_config.save_pretrained(folder)
 
 
