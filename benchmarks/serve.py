@@ -280,8 +280,8 @@ async def soaked(url: str, count: int, clients: int) -> tuple[int, int]:
 
 
 def soak(given: argparse.Namespace) -> None:
-    """Many requests, some of which nobody waits for."""
-    with server(given.model) as (url, pid):
+    """Many requests, some of which nobody waits for; with so little room that what is kept of prompts fills it soon."""
+    with server(given.model, "--memory", "256MB") as (url, pid):
         asyncio.run(soaked(url, min(given.requests, 500), given.clients))
         before = memory_of(pid)
         started = time.perf_counter()
