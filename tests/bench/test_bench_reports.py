@@ -322,6 +322,8 @@ def test_the_command_line_knows_them_and_prints_what_a_database_refuses(
     assert main(["bench", "compare", "bbbb", "cccc", "--db", db, "--fail-on-regression"]) == 1
     assert main(["bench", "--config-name", "decode", "runs", "--db", db]) == 2
     assert main(["bench", "runs", "--db", db, "scenario.batch=4"]) == 2
+    assert main(["bench", "--db", db, "compare", "bbbb", "cccc", "--fail-on-regression"]) == 1
+    assert main(["bench", "--commit", "bbbb", "history", "decode.latency.median", "--db", db]) == 2
     assert capsys.readouterr().err.count("is of measuring, and not of omniform bench runs") == 2
     done = result()
 

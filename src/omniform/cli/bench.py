@@ -32,7 +32,9 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     own.add_argument("--config-name", metavar="NAME", help="the config: generate, decode, load ... (see --list)")
     own.add_argument("--list", action="store_true", help="list the folder's configs and groups, and stop")
     own.add_argument("--multirun", action="store_true", help="values parted by commas are one run each: a=1,2 b=x,y")
-    own.add_argument("--commit", action="append", default=[], metavar="REV", help="measure this commit; repeat it")
+    own.add_argument(
+        "--commit", dest="commits", action="append", default=[], metavar="REV", help="measure this commit; repeat it"
+    )
     own.add_argument("--repo", metavar="FOLDER", default=".", help="the repository of --commit (this folder)")
     own.add_argument("--cache", metavar="FOLDER", help="where commits are kept built (~/.cache/omniform/bench)")
     own.add_argument("--metrics", metavar="A,B", help="columns, such as decode.latency.mean,memory.peak")
@@ -44,8 +46,12 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     own.set_defaults(work=work, command=own)
     of_results = own.add_subparsers(dest="of_results", metavar="COMMAND")
     commands_of_results.add(of_results)
+    both = {action.dest for action in own._actions}
     for one in of_results.choices.values():
         one.set_defaults(work=partial(_of_results, one.get_default("work")))
+        for action in one._actions:
+            if action.dest in both:  # what stands before the command's name holds, unless it stands behind it too
+                action.default = argparse.SUPPRESS
 
 
 def work(given: argparse.Namespace) -> int:
@@ -94,7 +100,7 @@ def _of_results(work: Callable[[argparse.Namespace], int], given: argparse.Names
     """A command about results that there are, which nothing of measuring concerns."""
     measuring = {
         "--config-name": given.config_name, "--config-dir": given.config_dir, "--list": given.list,
-        "--multirun": given.multirun, "--cache": given.cache, "KEY=VALUE": given.changes,
+        "--multirun": given.multirun, "--commit": given.commits, "--cache": given.cache, "KEY=VALUE": given.changes,
     }  # fmt: skip
     for option, value in measuring.items():
         if value:
@@ -106,8 +112,8 @@ def _of_results(work: Callable[[argparse.Namespace], int], given: argparse.Names
 
 def _changes(given: argparse.Namespace) -> list[str]:
     changes = list(given.changes)
-    if given.commit:
-        listed = ",".join(f"{{commit: {json.dumps(one)}}}" for one in given.commit)
+    if given.commits:
+        listed = ",".join(f"{{commit: {json.dumps(one)}}}" for one in given.commits)
         changes.append(f"contenders=[{listed}]")
     return changes
 
