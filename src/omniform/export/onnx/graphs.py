@@ -95,14 +95,44 @@ def graph_of(module: nn.Module, inputs: Sequence[Input], outputs: Sequence[str],
 
 
 def further() -> dict[Callable[..., object], Callable[..., object]]:
-    """Operations that torch's exporter has no translation of, and ours: of sorting, which routers of experts do."""
+    """Operations that torch's exporter has no translation of, and ours: of sorting, which routers of experts do, and of
+    looking for numbers among others, by comparing all with all."""
     from onnxscript import opset18 as op
+
+    whole, truth = 7, 9  # int64 and bool of TensorProto.DataType
 
     def sort(self: object, stable: bool | None = None, dim: int = -1, descending: bool = False) -> object:
         count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
         return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
 
-    return {torch.ops.aten.sort.stable: sort}
+    def last(held: object) -> object:
+        return op.Unsqueeze(held, op.Constant(value_ints=[-1]))
+
+    def isin(elements: object, test_elements: object, assume_unique: bool = False, invert: bool = False) -> object:
+        same = op.Cast(op.Equal(last(elements), op.Reshape(test_elements, op.Constant(value_ints=[-1]))), to=whole)
+        found = op.Cast(op.ReduceMax(same, op.Constant(value_ints=[-1]), keepdims=0), to=truth)
+        return op.Not(found) if invert else found
+
+    def before(bounds: object, values: object, right: bool) -> object:
+        """How many of the bounds lie before each value."""
+        bounds = op.Unsqueeze(bounds, op.Constant(value_ints=[-2]))
+        passed = op.LessOrEqual(bounds, last(values)) if right else op.Less(bounds, last(values))
+        return op.ReduceSum(op.Cast(passed, to=whole), op.Constant(value_ints=[-1]), keepdims=0)
+
+    def searchsorted(
+        sorted_sequence: object, self: object, out_int32: bool = False, right: bool = False, side: str | None = None,
+        sorter: object = None,
+    ) -> object:  # fmt: skip
+        return before(sorted_sequence, self, right or side == "right")
+
+    def bucketize(self: object, boundaries: object, out_int32: bool = False, right: bool = False) -> object:
+        return before(boundaries, self, right)
+
+    own = torch.ops.aten
+    return {
+        own.sort.stable: sort, own.isin.Tensor_Tensor: isin, own.searchsorted.Tensor: searchsorted,
+        own.bucketize.Tensor: bucketize,
+    }  # fmt: skip
 
 
 def traced(module: nn.Module, inputs: Sequence[Input], examples: tuple[Tensor, ...], where: str) -> ExportedProgram:
