@@ -51,6 +51,15 @@ def warnings_are_heard() -> Iterator[None]:
     logger.setLevel(level)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def nobody_is_told_to_wait() -> None:
+    """What a command prints does not depend on how busy the machine is: that a model is being loaded is said to those
+    who have waited, not to tests of what else is said."""
+    from omniform.cli import loading
+
+    loading.PATIENCE = 600.0
+
+
 def pytest_report_header() -> str:
     """Which kernels this run is about, since machines differ."""
     from omniform.native.library import library, why_not

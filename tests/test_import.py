@@ -148,6 +148,9 @@ def test_modules_are_imported_by_a_table_of_our_own_only():
     own |= {"pipelines/registry.py", "train/tasks/base.py", "train/optimizer_packages.py"}
     # The formats of quantized weights that we know, by a table of files beside it.
     own |= {"transforms/quantize/config.py"}
+    # Backends and scenarios by tables beside them, and what the config of a benchmark, which is its user's, names.
+    own |= {"bench/child.py", "bench/backends/__init__.py", "bench/backends/on_torch.py"}
+    own |= {"bench/backends/transformers.py", "bench/scenarios/__init__.py", "bench/scenarios/fresh.py"}
     assert users == own | {"hub/code/importer.py", "names.py", "hub/refusals.py"}
 
 

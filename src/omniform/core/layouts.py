@@ -33,6 +33,13 @@ class HasLayers(HasModules, Protocol):
     def layers(self) -> nn.ModuleList: ...
 
 
+@runtime_checkable
+class HasOutput(Protocol):
+    """A model that knows its projection onto the vocabulary."""
+
+    def get_output_embeddings(self) -> nn.Module | None: ...
+
+
 _LAYOUTS: WeakKeyDictionary[HasLayers, tuple[tuple[nn.Module, ...], Layout]] = WeakKeyDictionary()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, TypeGuard, cast, runtime_checkable
+from typing import TypeGuard, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from omniform.blocks.joint import JointLinear
 from omniform.blocks.moe import Routes, Stacked
 from omniform.core.errors import InputError
+from omniform.core.layouts import HasOutput
 from omniform.native.cache import packed
 from omniform.native.library import library, why_not
 from omniform.native.matrix import KINDS
@@ -250,13 +251,6 @@ class Quantize(Transform):
             for module in model.modules()
             if can_be_native(module) and module not in routers
         }
-
-
-@runtime_checkable
-class HasOutput(Protocol):
-    """A model that knows its projection onto the vocabulary."""
-
-    def get_output_embeddings(self) -> nn.Module | None: ...
 
 
 def integers_of(dtype: object) -> Integers | None:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from omniform.blocks.moe import Stacked
 from omniform.blocks.shards import Shards, Sums, is_shared_out
 from omniform.core.errors import InputError, OmniformError
+from omniform.core.layouts import HasOutput
 from omniform.core.ranks import Ranks
-from omniform.transforms.pack import HasOutput
 from omniform.weights.keymap import KeyMap
 from omniform.weights.links import Axis, Part, axis_of
 from omniform.weights.tensors import assign, named_tensors, tensors_and_ties

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
-from omniform.core.layouts import HasLayers
+from omniform.core.layouts import HasLayers, HasOutput
 from omniform.core.ranks import Ranks
 from omniform.core.state import HasModules, LengthRegimes, StatefulModule, StateSpec, mixers
-from omniform.transforms.pack import HasOutput
 from omniform.transforms.shard import Divided, Writes
 from omniform.weights.keymap import KeyMap
 from omniform.weights.tensors import tensors_and_ties

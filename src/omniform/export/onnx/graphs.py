@@ -48,11 +48,12 @@ def check_opset(opset: int) -> None:
         InputError: it is too old, or too new.
         DependencyError: onnx is not installed.
     """
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            __import__(package)
-        except ImportError as error:
-            raise missing(package) from error
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise missing(str(error.name)) from error
     if opset not in OPSETS:
         age = "old" if opset < OPSETS.start else "new"
         raise InputError(
