@@ -208,7 +208,7 @@ def load(
         kwargs: see :meth:`AutoModel.from_pretrained`.
         config_class: reads the config of a family that nobody knows.
     """
-    if name is not None and _is_exported(name) and kwargs.get("state_dict") is None:
+    if is_exported(name) and kwargs.get("state_dict") is None:
         _, wanted = choose(load_config(ModelConfig, name))
         return cast(Model, upstairs("export.onnx.running:opened")(name, wanted, kwargs))
     adapter = _adapter(name, kwargs)
@@ -244,12 +244,17 @@ def load(
     return cast(Model, (model, report)) if options.output_loading_info else model
 
 
-def _is_exported(name: Name) -> bool:
-    """Whether a folder holds graphs with a certificate (``omniform export``), and no weights."""
-    folder = Path(os.fspath(name or "")).expanduser()
-    if not (folder / "certificate.json").is_file():
+def is_exported(name: object) -> bool:
+    """Whether this is a folder that holds graphs with a certificate (``omniform export``), and no weights."""
+    if not isinstance(name, (str, os.PathLike)):
         return False
-    return not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin"))
+    try:
+        folder = Path(name).expanduser()
+        if not (folder / "certificate.json").is_file():
+            return False
+        return not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin"))
+    except (OSError, RuntimeError, TypeError, ValueError):  # what no name is: whoever opens it says so
+        return False
 
 
 def _adapters_name(kwargs: Mapping[str, object]) -> str:

@@ -20,7 +20,7 @@ from omniform.engine.engine import Engine
 from omniform.engine.memory import parse_memory
 from omniform.export.quantizing import on_loading
 from omniform.hub.auto_inputs import AutoProcessor
-from omniform.hub.checkpoint import load_as_saved
+from omniform.hub.checkpoint import is_exported, load_as_saved
 from omniform.hub.plan import plan
 from omniform.inputs.replies.detect import format_of
 from omniform.inputs.replies.format import PLAIN, ReplyFormat
@@ -264,7 +264,7 @@ def _options(config: ServeConfig) -> dict[str, object]:
 
 def _weights(source: ModelSource, config: ServeConfig) -> int:
     """Bytes that a model's weights will take."""
-    if _exported(source):
+    if is_exported(source.source):
         return sum(path.stat().st_size for path in Path(source.source).expanduser().rglob("*.onnx*"))
     return plan(source.source, **_options(config)).weights  # type: ignore[arg-type] # they are its keywords
 
@@ -314,15 +314,9 @@ def load_model(source: ModelSource, config: ServeConfig, start: Start = Processe
     return Loaded(source, model, reader, engine, crafts, nbytes, template, form, typed, others)
 
 
-def _exported(source: ModelSource) -> bool:
-    """Whether a folder holds graphs of ONNX, and no weights."""
-    folder = Path(source.source).expanduser()
-    return (folder / "certificate.json").is_file() and not any(folder.glob("*.safetensors"))
-
-
 def _refuse_what_no_engine_runs(model: Model, source: ModelSource) -> None:
     """Raise :class:`InputError` for an exported model that writes: the engine packs rows, which no graph reads."""
-    if _exported(source):
+    if is_exported(source.source):
         from omniform.export.onnx.running import OnnxWriter  # for those who serve such a folder
 
         if isinstance(model, OnnxWriter):
