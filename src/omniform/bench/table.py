@@ -7,19 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from omniform.bench.config import BenchmarkConfig
+from omniform.bench.report.figures import ENOUGH, neither, ratio_of, shown
 from omniform.bench.results import Measure, Result, split_metric
 from omniform.bench.stats import difference
 from omniform.core.errors import DependencyError, InputError, listed
 
 ASIDE: Final = ("memory.peak", "cpu.use", "roofline")
 """Shown beside what the scenario measures, where nobody asks for columns."""
-
-NEITHER: Final = ("cpu.use", "gpu.use", "flop", "bytes")
-"""More of these is neither better nor worse."""
-
-ENOUGH: Final = 8
-"""Turns from which a verdict is without a question mark: of fewer, all may lie on one side by chance more often than in
-one of a hundred (2 of 2 ** turns)."""
 
 
 def page(config: BenchmarkConfig, results: Sequence[Result], metrics: Sequence[str] | None) -> Iterable[str]:
@@ -91,25 +85,12 @@ def _line(metric: str, one: Result, first: Result) -> tuple[int, tuple[str, ...]
 
 def compared(base: Measure, measure: Measure) -> tuple[int, str, str]:
     """How a measure compares: a rank that is 0 for worse, the ratio and its interval, and the verdict in a word."""
-    if measure.name in NEITHER or not all(value > 0 for value in (*base.samples, *measure.samples)):
+    if neither(measure.name) or not all(value > 0 for value in (*base.samples, *measure.samples)):
         return 1, "", ""
     found = difference(base.rounds, measure.rounds)
-    ratio = f"{found.ratio:.3f} ({found.low:.3f}-{found.high:.3f})"
+    ratio = ratio_of(found.ratio, found.low, found.high)
     if found.verdict == "same":
         return 1, ratio, "same"
     better = (found.verdict == "less") == (measure.better == "lower")
     doubt = "?" if min(len(base.rounds), len(measure.rounds)) < ENOUGH else ""
     return (2, ratio, f"better{doubt}") if better else (0, ratio, f"WORSE{doubt}")
-
-
-def shown(value: float, unit: str) -> str:
-    """A number with its unit, in steps of a thousand."""
-    if unit == "%":
-        return f"{value:.1f} %"
-    if unit == "s" and value < 1:
-        return f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} us"
-    scale, letter = next(
-        ((scale, letter) for scale, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(value) >= scale),
-        (1.0, ""),
-    )
-    return f"{value / scale:.4g} {letter}{unit}"
