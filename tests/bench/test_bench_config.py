@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from omniform.bench.compose import PACKAGED, compose, names
 from omniform.bench.config import BenchmarkConfig
+from omniform.bench.made import model_folder
 from omniform.core.errors import ConfigError
 
 FILES = {
@@ -151,3 +153,43 @@ def test_python_alone():
     assert one.contenders[0].title() == "omniform"
     with pytest.raises(ConfigError, match="'scenario' is missing"):
         BenchmarkConfig.of({})
+
+
+BERT = """{"model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_size": 32,
+"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 64, "dtype": "float16"}"""
+
+
+def test_a_model_made_of_a_config_beside_the_file_that_names_it(folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("OMNIFORM_BENCH_CACHE", str(tmp_path / "cache"))
+    (folder / "models").mkdir()
+    (folder / "models" / "bert.json").write_text(BERT)
+    main = folder / "main.yaml"
+    main.write_text(main.read_text() + "model: made:models/bert.json\n")
+    (one,) = loaded(folder)
+    made = Path(model_folder(one.model))
+    assert made.parent.parent == tmp_path / "cache" and model_folder(one.model) == str(made)  # made once
+    weight = load_file(made / "model.safetensors")["bert.encoder.layer.0.attention.self.query.weight"]
+    assert str(weight.dtype) == "torch.float16" and 0.01 < float(weight.float().std()) < 0.03
+    (folder / "models" / "bert.json").write_text(BERT.replace("64", "65"))
+    assert model_folder(one.model) != str(made)
+
+
+def test_a_folder_gives_what_lies_beside_the_weights(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("OMNIFORM_BENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text(BERT)
+    (tmp_path / "bert" / "tokenizer_config.json").write_text("{}")
+    made = Path(model_folder(f"made:{tmp_path / 'bert'}"))
+    assert {"config.json", "model.safetensors", "tokenizer_config.json"} <= {one.name for one in made.iterdir()}
+    with pytest.raises(ConfigError, match=r"no checkpoint is made of this; found No such file"):
+        model_folder("made:nowhere/bert.json")
+
+
+def test_a_scenario_lies_beside_the_file_that_names_it(folder: Path):
+    (folder / "own.py").write_text(
+        "from dataclasses import dataclass\nfrom omniform_bench import Scenario\n\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Own(Scenario):\n    count: int = 1\n"
+    )
+    (folder / "scenario" / "own.yaml").write_text("kind: ../own.py:Own\ncount: 3\n")
+    (one,) = loaded(folder, "scenario=own")
+    assert one.scenario["count"] == 3 and Path(str(one.scenario["kind"]).removesuffix(":Own")).is_file()

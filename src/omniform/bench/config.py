@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Literal, Self, cast
+from pathlib import Path
+from typing import Any, Final, Literal, Self, TypeVar, cast
 
 from omniform.bench import scenarios
 from omniform.bench.backends import MODULES, backend_class
 from omniform.bench.compose import Composed, compose
 from omniform.bench.job import RefusedError
+from omniform.bench.made import PREFIX, is_file
 from omniform.bench.scenarios.base import Scenario
 from omniform.bench.typed import Where, typed
 from omniform.core.errors import ConfigError, nearest
+
+C = TypeVar("C", bound="BenchmarkConfig")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +120,9 @@ class BenchmarkConfig:
         scenario: what is done: ``kind``, and the parameters of that kind.
         backend: what all contenders have in common; the only contender, where none is listed.
         contenders: those who do it; a name stands for a backend of that kind.
-        model: a folder, a file, a Hub id, the name of a bundled checkpoint, or ``made:llama-60m`` for one of random
-            weights (:mod:`omniform.bench.made`).
+        model: a folder, a file, a Hub id, the name of a bundled checkpoint, or one of random weights
+            (:mod:`omniform.bench.made`): ``made:llama-60m``, or ``made:models/bert.json`` of a raw config, beside the
+            file that says so.
         threads: that may compute; 0 for as many as there are processors for this process.
         clock: ``wall``, or ``cpu`` for the time that processors worked.
         rounds: turns of every contender.
@@ -175,10 +181,37 @@ class BenchmarkConfig:
         values["backend"] = common
         if isinstance(values.get("contenders"), Sequence) and isinstance(common, Mapping):
             values["contenders"] = [_over(common, one) for one in values["contenders"]]
-        made = typed(cls, values, whole.where)
+        made = _found(typed(cls, values, whole.where), whole.where)
         made = replace(made, contenders=made.contenders or (made.backend,), overrides=whole.overrides)
         check(made, whole.where)
         return made
+
+
+def _found(config: C, where: Where) -> C:
+    """Files that a config names lie where the file that names them says: beside it."""
+    kind = config.scenario.get("kind")
+    if isinstance(kind, str) and ".py:" in kind:
+        config = replace(config, scenario={**config.scenario, "kind": _beside(kind, where("scenario.kind"))})
+    contenders = tuple(
+        replace(one, model=_made_beside(one.model, where(f"contenders[{place}]")))
+        for place, one in enumerate(config.contenders)
+    )
+    backend = replace(config.backend, model=_made_beside(config.backend.model, where("backend.model")))
+    return replace(config, model=_made_beside(config.model, where("model")), backend=backend, contenders=contenders)
+
+
+def _made_beside(model: str, origin: str) -> str:
+    own = model.removeprefix(PREFIX)
+    return PREFIX + _beside(own, origin) if model.startswith(PREFIX) and is_file(own) else model
+
+
+def _beside(name: str, origin: str) -> str:
+    """A file's name as it is from this folder; as it was where it does not lie beside the file that names it."""
+    path = Path(origin).parent / name.partition(".py:")[0]
+    there = path.with_name(path.name + ".py") if ".py:" in name else path
+    if not Path(origin).is_file() or not there.exists():
+        return name
+    return os.path.relpath(Path(origin).parent / name)
 
 
 def _over(common: Mapping[str, Any], own: object) -> object:

@@ -5,11 +5,12 @@ No end-of-sequence token is set, so that every answer has the length that was as
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -88,14 +89,48 @@ def made(name: str, cache: Path | None = None) -> Path:
         ConfigError: there is no such shape.
     """
     if name not in SHAPES:
-        raise ConfigError(f"no checkpoint {name!r} is made", where="model", remedy=nearest(name, SHAPES))
-    folder = (cache or cache_folder()) / "models" / f"{name}-{FORMAT}"
+        raise ConfigError(f"no checkpoint {name!r} is made", where="model", expected="a config.json, or a name",
+                          remedy=nearest(name, SHAPES))  # fmt: skip
+    return _kept(f"{name}-{FORMAT}", cache, lambda folder: _write(folder, SHAPES[name]))
+
+
+def made_of(path: Path, cache: Path | None = None) -> Path:
+    """The folder of a checkpoint of random weights, of any family, made where it is not there yet.
+
+    Args:
+        path: a raw ``config.json`` by any name, whose first architecture is made in the dtype it names; or a folder
+            that holds one and what is to lie beside the weights: a tokenizer's files, a processor's.
+
+    Raises:
+        ConfigError: there is no such file, or it is no config.
+    """
+    beside = [] if path.is_file() else sorted(one for one in path.glob("*") if one.is_file())
+    config = path if path.is_file() else path / "config.json"
+    try:
+        contents = [(one.name, one.read_bytes()) for one in [config, *beside]]
+    except OSError as error:
+        raise ConfigError("no checkpoint is made of this", where=str(config), found=error.strerror) from None
+    named = hashlib.sha256(b"\0".join(name.encode() + b"\0" + content for name, content in contents)).hexdigest()[:12]
+
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_bytes(contents[0][1])
+        _fill(folder)
+        for name, content in contents[1:]:
+            if name != "config.json":
+                (folder / name).write_bytes(content)
+
+    return _kept(f"{path.stem}-{named}-{FORMAT}", cache, write)
+
+
+def _kept(name: str, cache: Path | None, write: Callable[[Path], object]) -> Path:
+    """A folder of the cache, written whole or not at all."""
+    folder = (cache or cache_folder()) / "models" / name
     if (folder / "model.safetensors").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        _write(unfinished, SHAPES[name])
+        write(unfinished)
         try:
             unfinished.rename(folder)
         except OSError:  # somebody else was faster
@@ -104,6 +139,20 @@ def made(name: str, cache: Path | None = None) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def _fill(folder: Path) -> None:
+    """Random weights beside a config."""
+    import torch
+
+    from omniform.hub.auto import AutoConfig
+    from omniform.hub.checkpoint import class_from_config, saved_class
+
+    config = AutoConfig.from_pretrained(str(folder))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = class_from_config(saved_class(config), config)
+    model.save_pretrained(str(folder), max_shard_size="1000GB")
 
 
 def _write(folder: Path, shape: Shape) -> None:
@@ -123,6 +172,11 @@ def _write(folder: Path, shape: Shape) -> None:
     (folder / "generation_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
+def is_file(name: str) -> bool:
+    """Whether what is to be made (``made:`` aside) is a file or a folder, and no name."""
+    return name.endswith(".json") or "/" in name
+
+
 def model_folder(name: str) -> str:
     """What a config's ``model`` stands for: a made or a bundled checkpoint's folder, or the name as it is.
 
@@ -130,11 +184,12 @@ def model_folder(name: str) -> str:
         ConfigError: no such checkpoint is made.
     """
     if name.startswith(PREFIX):
-        return str(made(name.removeprefix(PREFIX)))
+        own = name.removeprefix(PREFIX)
+        return str(made_of(Path(own).expanduser()) if is_file(own) else made(own))
     from omniform.hub.bundled import ASSETS
 
-    own = ASSETS / name
-    if name and "/" not in name and (own / "config.json").is_file():
-        return str(own)
+    bundled = ASSETS / name
+    if name and "/" not in name and (bundled / "config.json").is_file():
+        return str(bundled)
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name
