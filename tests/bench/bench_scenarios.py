@@ -33,6 +33,26 @@ class Spin(Scenario):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sum(Scenario):
+    """Come to what the contender's environment says."""
+
+    GIVES: ClassVar = {"sum.latency": SECONDS}
+
+    def begin(self, backend: object, job: object) -> Callable[[], dict[str, float]]:
+        return lambda: {"sum.latency": 0.001}
+
+    def answer(self, backend: object) -> list[float]:
+        return [float(number) for number in os.environ["SUM"].split()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Again(Sum):
+    """The same, in a process of its own each time."""
+
+    FRESH: ClassVar = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Toy(Scenario):
     """Call what the package ``toy`` of the contender's environment does."""
 

@@ -38,6 +38,21 @@ def test_files_that_come_later_win_and_values_refer_to_one_another(folder: Path)
     assert one.scenario == {"kind": "decode", "prompt_tokens": 5, "new_tokens": 5}
 
 
+def test_a_group_that_no_config_knows_holds_values_for_others(folder: Path):
+    for choice, tokens in (("full", 512), ("tiny", 8)):
+        (folder / "size").mkdir(exist_ok=True)
+        (folder / f"size/{choice}.yaml").write_text(f"length: {tokens}\n")
+    (folder / "sized.yaml").write_text(
+        "defaults:\n  - main\n  - size: full\nscenario:\n  prompt_tokens: ${size.length}\n"
+        "sweep:\n  size: [full, tiny]\n"
+    )
+    assert [one.scenario["prompt_tokens"] for one in loaded(folder, name="sized")] == [512, 8]
+    (one,) = loaded(folder, "size=tiny", name="sized")
+    assert one.scenario["prompt_tokens"] == 8
+    with pytest.raises(ConfigError, match="unknown key 'size'"):  # chosen of no group, it is a mistake
+        loaded(folder, "size.length=3")
+
+
 def test_the_place_of_self_is_told(folder: Path):
     (folder / "main.yaml").write_text("defaults:\n  - _self_\n  - base\n  - scenario: decode\nname: main\nrounds: 4\n")
     assert loaded(folder)[0].rounds == 3

@@ -118,6 +118,17 @@ def test_a_process_of_its_own_for_every_turn():
     assert len(pids) == len(set(pids)) == 6
 
 
+@pytest.mark.parametrize("scenario", ["Sum", "Again"])
+def test_who_comes_to_something_else_is_out_where_the_config_says_so(scenario: str):
+    told = {"first": "-100 1", "near": "-100 2", "far": "-97 1", "other": "-100", "nan": "nan 1"}
+    contenders = [{"name": name, "env": {"SUM": numbers}} for name, numbers in told.items()]
+    found = by_name(Benchmark(config(scenario, contenders, agree=0.02, rounds=1)).run())
+    assert [name for name, one in found.items() if one.status == "done"] == ["first", "near"]
+    assert found["far"].error == "its answer is 0.03 apart from that of first, and may be 0.02"
+    found = by_name(Benchmark(config(scenario, contenders, rounds=1)).run())
+    assert {one.status for one in found.values()} == {"done"}
+
+
 def test_what_a_backend_cannot_do_is_refused_by_name_before_anything_runs(capsys: pytest.CaptureFixture[str]):
     code = main(["bench", "--config-name", "generate", "contenders=[omniform,onnxruntime]"])
     said = capsys.readouterr().err

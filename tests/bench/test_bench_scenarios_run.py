@@ -43,6 +43,17 @@ def test_a_scenario(name: str, changes: list[str], measure: str):
     assert found.measures[measure].samples and all(value > 0 for value in found.measures[measure].samples)
 
 
+def test_both_libraries_are_given_the_same_and_answer_alike():
+    inputs = "scenario.inputs={input_ids: [7], attention_mask: [7]}"
+    both = "contenders=[omniform,transformers]"
+    (config,) = BenchmarkConfig.load("forward", overrides=[*QUICK, inputs, both, "scenario.batch=2", "agree=1e-5",
+                                                           "backend.dtype=float32"])  # fmt: skip
+    assert [one.error for one in Benchmark(config).run()] == [None, None]
+    picture = "scenario.inputs={pixel_values: [3, 40, 72]}"
+    found = measured("forward", picture, "model=scenes-segformer", "scenario.task=image-segmentation")
+    assert found.measures["forward.latency"].samples
+
+
 def test_steps_add_up_and_flop_are_the_weights():
     found = measured("decode", "scenario.new_tokens=5", "scenario.batch=2").measures
     assert found["per_token.latency"].summary.count == 4 * found["decode.latency"].summary.count

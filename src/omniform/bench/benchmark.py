@@ -55,6 +55,7 @@ class Contender:
         turns: of whole rounds.
         notes: what is to be said of its numbers beside noise.
         work: FLOP and bytes of a sample, and the kind of numbers, where it is known.
+        answer: what its work comes to, in a few numbers, where the scenario tells.
     """
 
     backend: BackendConfig
@@ -65,6 +66,7 @@ class Contender:
     turns: list[Turn] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     work: dict[str, Any] = field(default_factory=dict)
+    answer: list[float] = field(default_factory=list)
 
     @property
     def alive(self) -> bool:
@@ -134,6 +136,8 @@ class Benchmark:
                 if not any(one.alive for one in contenders):
                     break
                 self._round(contenders, number)
+            if self.scenario.FRESH:
+                self._hold(contenders)
             self._roofline(contenders)
         except KeyboardInterrupt:
             self.interrupted = True
@@ -171,6 +175,17 @@ class Benchmark:
             except ContenderError as error:
                 self._say(f"{one.result.contender}: {error}")
                 one.fail(str(error))
+        self._hold(contenders)
+
+    def _hold(self, contenders: Sequence[Contender]) -> None:
+        """Whoever comes to something else than the first one is out, where the config says so."""
+        answered = [one for one in contenders if one.alive and one.answer]
+        for one in answered[1:]:
+            apart = apart_of(answered[0].answer, one.answer)
+            if not apart <= self.config.agree:
+                why = f"its answer is {apart:.2g} apart from that of {answered[0].result.contender}"
+                self._say(f"{one.result.contender}: {why}")
+                one.fail(f"{why}, and may be {self.config.agree:g}")
 
     def _place(self, one: Contender) -> None:
         if one.backend.commit is None:
@@ -208,6 +223,10 @@ class Benchmark:
         if not warmed["settled"]:
             one.notes.append(f"it had not settled after warming up for {warmed['seconds']:.0f} s")
         one.work = one.process.ask("work")
+        one.answer = self._answer(one.process)
+
+    def _answer(self, process: Process) -> list[float]:
+        return list(process.ask("answer")["answer"]) if self.config.agree else []
 
     def _round(self, contenders: Sequence[Contender], number: int) -> None:
         """A turn of everyone who is in; taken again where it was disturbed and may be."""
@@ -252,6 +271,7 @@ class Benchmark:
             grown = Reading.now(process.pid).since(before)
             if fresh and not one.work:
                 one.work = process.ask("work")
+                one.answer = self._answer(process)
         except BaseException:
             if fresh:
                 process.kill()
@@ -334,6 +354,15 @@ class Benchmark:
             rounds = tuple(tuple(100 * least / max(s, 1e-12) for s in turn) for turn in main.rounds)
             found["roofline"] = Measure("roofline", "%", rounds, "higher")
         return found
+
+
+def apart_of(first: Sequence[float], second: Sequence[float]) -> float:
+    """How far apart two answers are: their largest difference, as a share of the first's largest number; infinite where
+    they differ in kind."""
+    if len(first) != len(second):
+        return float("inf")
+    most = max((abs(a - b) for a, b in zip(first, second, strict=True)), default=0.0)
+    return most / (max(map(abs, first), default=0.0) or 1.0)
 
 
 def _plain(backend: BackendConfig) -> dict[str, Any]:

@@ -34,11 +34,14 @@ class Composed:
         values: all of them.
         origins: by dotted key, the file that set it.
         overrides: those of the command line and of the sweep, as they were typed.
+        groups: the keys that a file of a group was chosen for. One that a config does not know holds what others refer
+            to: ``${size.length}``.
     """
 
     values: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    groups: frozenset[str] = frozenset()
 
     def where(self, path: str) -> str:
         """Where a key, or else the nearest of those around it, was written."""
@@ -132,7 +135,7 @@ class Composer:
             where = Composed({}, self.origins).where(key)
             raise ConfigError(f"{key!r} refers to what is not there", where=where, found=_first(error)) from None
         return Composed(cast("dict[str, Any]", values), {"": str(self._path(self.folder, name)), **self.origins},
-                        self.overrides)  # fmt: skip
+                        self.overrides, frozenset(self.used))  # fmt: skip
 
     def _changed(self, made: Any, change: str) -> Any:
         name, _, text = change.partition("=")

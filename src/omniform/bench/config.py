@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar, cast
 
@@ -128,6 +128,8 @@ class BenchmarkConfig:
         rounds: turns of every contender.
         seconds: of a turn, about.
         least, most: samples of a turn.
+        agree: by which share of their largest number a contender's answer may differ from the first one's; 0: they are
+            not compared.
         timeout: seconds after which a contender that does not answer is given up.
         roofline: whether what the machine can do is measured too, and told beside what was done.
     """
@@ -143,6 +145,7 @@ class BenchmarkConfig:
     seconds: float = 0.5
     least: int = 1
     most: int = 1000
+    agree: float = 0.0
     timeout: float = 600.0
     roofline: bool = True
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
@@ -174,7 +177,8 @@ class BenchmarkConfig:
             ConfigError: an unknown key, a value of a wrong type, values that contradict one another.
         """
         whole = composed if isinstance(composed, Composed) else Composed(dict(composed))
-        values = dict(whole.values)
+        known = {one.name for one in fields(cls)}
+        values = {name: value for name, value in whole.values.items() if name in known or name not in whole.groups}
         values.setdefault("name", "benchmark")
         common = values.get("backend", {})
         common = {"kind": common} if isinstance(common, str) else common
@@ -275,6 +279,8 @@ def check(config: BenchmarkConfig, where: Where) -> None:
     if config.warmup.window < 2:
         raise ConfigError("'warmup.window' cannot be this", where=where("warmup.window"), expected="2 or more",
                           found=str(config.warmup.window))  # fmt: skip
+    if config.agree < 0:
+        raise ConfigError("'agree' cannot be this", where=where("agree"), expected="0 or more", found=str(config.agree))
     for name in ("seconds", "timeout"):
         if getattr(config, name) <= 0:
             raise ConfigError(f"{name!r} cannot be this", where=where(name), expected="more than 0",

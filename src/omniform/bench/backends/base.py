@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..job import Job
+from ..job import Job, RefusedError
 
 Told = Callable[[], object]
 """Called whenever a step's tokens are there."""
@@ -76,6 +76,14 @@ class Backend:
     def rows(self, modality: str, batch: int, length: int, picture: int) -> dict[str, Any]:
         """What :meth:`forward` is given: token ids, or pictures."""
         raise NotImplementedError
+
+    def shaped(self, shapes: Mapping[str, Sequence[int]], batch: int) -> dict[str, Any]:
+        """What :meth:`forward` is given: random numbers, by name and the shape of a row."""
+        raise RefusedError(f"{self.options['kind']} makes no inputs by their shapes")
+
+    def told(self, output: object) -> list[float]:
+        """Some numbers of what :meth:`forward` gave, the same ones of everyone's; none where they are not known."""
+        return []
 
     def write(
         self, prompts: Sequence[Sequence[int]], new: int, told: Told = unheard, beams: int = 1

@@ -35,6 +35,10 @@ READERS = {
 """What reads inputs of a modality, by the ecosystem's names."""
 
 
+ANSWER = 512
+"""About how many numbers of an output are told."""
+
+
 class Steps:
     """A streamer: hears of every step of a call of ``generate``, of any number of rows."""
 
@@ -149,6 +153,32 @@ class OnTorch(Backend):
         made = self.torch.Generator().manual_seed(0)
         channels = int(getattr(vision, "num_channels", 3))
         return self.tensors({"pixel_values": self.torch.rand(batch, channels, height, width, generator=made)})
+
+    def shaped(self, shapes: Mapping[str, Sequence[int]], batch: int) -> dict[str, Any]:
+        """Always the same."""
+        from ..scenarios.base import tokens
+
+        made: dict[str, Any] = {}
+        for name, shape in shapes.items():
+            size = batch, *shape
+            if name.endswith("ids"):
+                count = batch * self.torch.Size(shape).numel()
+                made[name] = self.torch.tensor(tokens(name, count, self.vocabulary())).reshape(size)
+            elif name.endswith("mask"):
+                made[name] = self.torch.ones(size, dtype=self.torch.long)
+            else:
+                made[name] = self.torch.randn(size, generator=self.torch.Generator().manual_seed(batch))
+        return self.tensors(made)
+
+    def told(self, output: object) -> list[float]:
+        """Numbers of the first tensor of real ones, evenly over it."""
+        kept = output if isinstance(output, (tuple, list)) else output.to_tuple()  # type: ignore[attr-defined]
+        found = next((x for x in kept if isinstance(x, self.torch.Tensor) and x.is_floating_point() and x.dim()), None)
+        if found is None:
+            return []
+        flat = found.detach().flatten()
+        told: list[float] = flat[:: max(len(flat) // ANSWER, 1)].float().tolist()
+        return told
 
     def forward(self, inputs: Mapping[str, Any]) -> object:
         """One pass, without a gradient."""

@@ -59,6 +59,11 @@ class Scenario:
     def end(self) -> None:
         """Give back what :meth:`begin` took."""
 
+    def answer(self, backend: Backend) -> Sequence[float]:
+        """What the work comes to, in a few numbers, so that contenders can be held to the first one's; none where they
+        cannot be compared."""
+        return ()
+
     def work(self, backend: Backend) -> tuple[float, float] | None:
         """FLOP and bytes that the first measure of a sample comes to; None where that is not known."""
         return None

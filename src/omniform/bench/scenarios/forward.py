@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from ..backends.base import Backend
@@ -20,6 +20,8 @@ class Forward(Scenario):
         length: tokens of a row, where it is text.
         modality: what the rows are: token ids, or pictures of the size that the model's config names.
         picture: rows and columns of a picture, where that size is not to be the config's.
+        inputs: by its name, the shape of a row of each input, where they are to be others than that: ``pixel_values:
+            [3, 800, 1066]``. They hold random numbers; token ids those of random tokens, and masks ones.
         task: what the model is loaded for.
     """
 
@@ -27,6 +29,7 @@ class Forward(Scenario):
     length: int = 128
     modality: Literal["text", "image"] = "text"
     picture: int = 0
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     task: str = "text-generation"
     NEEDS: ClassVar[tuple[str, ...]] = ("forward",)
     GIVES: ClassVar[dict[str, Kind]] = {
@@ -38,12 +41,14 @@ class Forward(Scenario):
         """Rows and tokens are at least one."""
         at_least(1, batch=self.batch, length=self.length)
         at_least(0, picture=self.picture)
+        for name, shape in self.inputs.items():
+            at_least(1, **{f"inputs.{name}": min(shape, default=0)})
 
     def begin(self, backend: Backend, job: Job) -> Callable[[], Values]:
         """Load, and make the rows."""
         backend.prepare()
         backend.load(self.task)
-        inputs = backend.rows(self.modality, self.batch, self.length, self.picture)
+        inputs = self.made(backend)
 
         def sample() -> Values:
             backend.wait()
@@ -55,10 +60,20 @@ class Forward(Scenario):
 
         return sample
 
+    def made(self, backend: Backend) -> dict[str, object]:
+        """The batch, the same for everyone."""
+        if self.inputs:
+            return backend.shaped(self.inputs, self.batch)
+        return backend.rows(self.modality, self.batch, self.length, self.picture)
+
+    def answer(self, backend: Backend) -> Sequence[float]:
+        """Some of the numbers of the first output."""
+        return backend.told(backend.forward(self.made(backend)))
+
     def work(self, backend: Backend) -> tuple[float, float] | None:
         """By the weights; of pictures it is not known."""
         cost = backend.cost()
-        if cost is None or self.modality != "text":
+        if cost is None or self.modality != "text" or self.inputs:
             return None
         return cost.flop * self.batch * self.length, cost.read
 
