@@ -208,3 +208,28 @@ def test_a_scenario_lies_beside_the_file_that_names_it(folder: Path):
     (folder / "scenario" / "own.yaml").write_text("kind: ../own.py:Own\ncount: 3\n")
     (one,) = loaded(folder, "scenario=own")
     assert one.scenario["count"] == 3 and Path(str(one.scenario["kind"]).removesuffix(":Own")).is_file()
+
+
+def test_what_is_swept_over_is_known_apart_from_what_was_typed(folder: Path):
+    main = folder / "main.yaml"
+    main.write_text(main.read_text() + "sweep:\n  scenario:\n    batch: [1, 4]\n")
+    assert [one.swept for one in loaded(folder, "rounds=2")] == [("scenario.batch=1",), ("scenario.batch=4",)]
+    assert [one.swept for one in loaded(folder, "rounds=2,3", "scenario.batch=1", multirun=True)] == [
+        ("rounds=2",), ("rounds=3",),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("goals={transformer: 2}", "Did you mean 'transformers'?"),
+        ("goals={omniform: 2}", "none of those that the first contender is compared with"),
+        ("goals={transformers: {decode.latenc: 2}}", "nobody measures 'decode.latenc'. Did you mean 'decode.latency'?"),
+        ("goals={transformers: much}", "cannot be this"),
+        ("metrics=[prefill.latency]", "nobody measures 'prefill.latency'"),
+    ],
+)
+def test_goals_and_metrics_that_cannot_be(folder: Path, change: str, said: str):
+    with pytest.raises(ConfigError) as told:
+        loaded(folder, "contenders=[omniform,transformers]", change)
+    assert said in str(told.value)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from omniform.bench import table
+from omniform.bench.config import BenchmarkConfig
 from omniform.bench.report.commands import add
 from omniform.bench.report.compare import compare
 from omniform.bench.report.figures import plain, shown, turns_of
@@ -398,3 +400,40 @@ OUTSIDE = """[...document.querySelectorAll('svg text')].filter(one => {
   return a.left < b.left - 1 || a.right > b.right + 1 || a.bottom > b.bottom + 1;
 }).map(one => one.textContent)"""
 """Words of charts that are cut off."""
+
+
+@pytest.mark.parametrize(
+    ("goal", "better", "said"),
+    [
+        (1.5, "lower", ""), (2.0, "lower", ""), (2.1, "lower", "misses 2.1"), (0.5, "higher", ""),
+        (1.0, "higher", "misses 1"), ({"decode.latency": 3}, "lower", "misses 3"), ({"other": 3}, "lower", ""),
+        ({"decode.latency.p90": 3}, "lower", ""),
+    ],
+)  # fmt: skip
+def test_goals_that_are_missed_are_told_everywhere(goal: object, better: str, said: str) -> None:
+    """The other takes twice as long, or does twice as much."""
+    results = []
+    for name, value in (("omniform", 1.0), ("other", 2.0)):
+        measures = {"decode.latency": Measure("decode.latency", "s", ((value, value),) * 8, better)}  # type: ignore[arg-type]
+        config = {"goals": {"other": goal}, "swept": ["scenario.batch=4"]}
+        results.append(
+            Result("decode", "decode", name, config=config, status="done", measures=measures, started=1.0)
+        )
+    shown = BenchmarkConfig.of({"name": "decode", "scenario": {"kind": "decode"}, "threads": 1})
+    for text in (markdown(results), page(results), "\n".join(table.page(shown, results, None))):
+        assert ("misses" in text) == bool(said) and said in text
+    assert "batch=4" in markdown(results)
+
+
+def test_runs_of_a_sweep_are_no_turns_of_one_another() -> None:
+    def made(batch: int, value: float) -> Result:
+        measures = {"decode.latency": Measure("decode.latency", "s", ((value,),) * 8)}
+        config = {"swept": [f"scenario.batch={batch}"]}
+        return Result("sizes", "decode", "omniform", config=config, status="done", measures=measures, started=1.0)
+
+    text = markdown([made(1, 1.0), made(8, 3.0)])
+    assert "1.00 s" in text and "3.00 s" in text and "2.00 s" not in text
+    rows = compare([made(1, 1.0), made(8, 3.0)], [made(8, 3.0), made(1, 2.0)]).rows
+    assert [(row.key[0], row.verdict) for row in rows] == [
+        ("sizes scenario.batch=1", "worse"), ("sizes scenario.batch=8", "same"),
+    ]  # fmt: skip

@@ -36,12 +36,14 @@ class Composed:
         overrides: those of the command line and of the sweep, as they were typed.
         groups: the keys that a file of a group was chosen for. One that a config does not know holds what others refer
             to: ``${size.length}``.
+        swept: those of the overrides that had others beside them.
     """
 
     values: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     groups: frozenset[str] = frozenset()
+    swept: tuple[str, ...] = ()
 
     def where(self, path: str) -> str:
         """Where a key, or else the nearest of those around it, was written."""
@@ -265,7 +267,9 @@ def compose(
     axes = [_choices(override) if multirun else [override] for override in overrides]
     made: list[Composed] = []
     for chosen in itertools.product(*axes):
+        several = tuple(one for one, axis in zip(chosen, axes, strict=True) if len(axis) > 1)
         first = Composer(folder, chosen).compose(name)
+        first.swept = several
         swept = first.values.pop("sweep", None)
         if not swept:
             made.append(first)
@@ -275,6 +279,7 @@ def compose(
         for more in itertools.product(*inner):
             one = Composer(folder, (*chosen, *more)).compose(name)
             one.values.pop("sweep", None)
+            one.swept = (*several, *more)
             made.append(one)
     return made
 

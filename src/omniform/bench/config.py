@@ -14,6 +14,7 @@ from omniform.bench.backends import MODULES, backend_class
 from omniform.bench.compose import Composed, compose
 from omniform.bench.job import RefusedError
 from omniform.bench.made import PREFIX, is_file
+from omniform.bench.results import split_metric
 from omniform.bench.scenarios.base import Scenario
 from omniform.bench.typed import Where, typed
 from omniform.core.errors import ConfigError, nearest
@@ -37,6 +38,10 @@ class BackendConfig:
         env: variables of its process.
         options: the library's own, handed to it as they are.
         load_class: the class to load with, where the task does not say.
+        generate: keywords of ``generate``, beside those of greedy search: ``{do_sample: true, top_k: 50}``.
+        continuous: whether several prompts go to the library's continuous batching, omniform's ``Engine`` or
+            transformers' ``generate_batch``, and not to ``generate``.
+        engine: what that is made with: keywords of ``Engine``, or of ``ContinuousBatchingConfig``.
         commit: of the code, measured in an environment of its own.
     """
 
@@ -51,6 +56,9 @@ class BackendConfig:
     env: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
     load_class: str | None = None
+    generate: Mapping[str, object] = field(default_factory=dict)
+    continuous: bool = False
+    engine: Mapping[str, object] = field(default_factory=dict)
     commit: str | None = None
 
     def title(self) -> str:
@@ -61,8 +69,9 @@ class BackendConfig:
         differs = [str(self.commit)[:12]] if self.commit else []
         differs += [str(getattr(self, key)) for key in ("dtype", "device", "quantize") if
                     getattr(self, key) != getattr(plain, key)]  # fmt: skip
-        differs += ["compiled"] if self.compile else []
-        differs += [f"{key}={value}" for key, value in self.options.items()]
+        differs += [word for word, said in (("compiled", self.compile), ("continuous", self.continuous)) if said]
+        told = {**self.options, **self.generate, **self.engine}
+        differs += [f"{key}={value}" for key, value in told.items()]
         return " ".join([self.kind, *differs])
 
 
@@ -132,6 +141,11 @@ class BenchmarkConfig:
             not compared.
         timeout: seconds after which a contender that does not answer is given up.
         roofline: whether what the machine can do is measured too, and told beside what was done.
+        metrics: what tables show where nobody asks for others.
+        goals: how many times as good as a contender the first one is to be, by the contender's name: in the first of
+            the metrics, or in those that a mapping names.
+        overrides: what was typed, or swept over, in place of the files' values.
+        swept: those of them that make this run one of several.
     """
 
     name: str
@@ -151,7 +165,10 @@ class BenchmarkConfig:
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
+    metrics: tuple[str, ...] = ()
+    goals: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    swept: tuple[str, ...] = ()
 
     def told(self) -> dict[str, Any]:
         """As JSON."""
@@ -186,7 +203,8 @@ class BenchmarkConfig:
         if isinstance(values.get("contenders"), Sequence) and isinstance(common, Mapping):
             values["contenders"] = [_over(common, one) for one in values["contenders"]]
         made = _found(typed(cls, values, whole.where), whole.where)
-        made = replace(made, contenders=made.contenders or (made.backend,), overrides=whole.overrides)
+        made = replace(made, contenders=made.contenders or (made.backend,), overrides=whole.overrides,
+                       swept=whole.swept)  # fmt: skip
         check(made, whole.where)
         return made
 
@@ -252,11 +270,14 @@ def scenario_of(config: BenchmarkConfig, where: Where) -> Scenario:
     return made
 
 
+SHARES: Final = ("flop", "bytes", "roofline")
+"""Measures that are told of what others come to."""
+
 ABLE: Final[Mapping[str, str]] = {
     "write": "write text", "forward": "compute a forward", "engine": "answer requests as they arrive",
     "serve": "serve over HTTP", "pipeline": "run pipelines", "train": "train", "preprocess": "prepare inputs",
     "export": "export", "quantize": "quantize", "prepare": "be imported", "load": "load a model",
-    "beams": "search with beams",
+    "beams": "search with beams", "continuous": "batch continuously", "settings": "take keywords of generate",
 }  # fmt: skip
 """What a backend can or cannot do, in words."""
 
@@ -286,6 +307,7 @@ def check(config: BenchmarkConfig, where: Where) -> None:
             raise ConfigError(f"{name!r} cannot be this", where=where(name), expected="more than 0",
                               found=str(getattr(config, name)))  # fmt: skip
     scenario = scenario_of(config, where)
+    _check_shown(config, scenario, where)
     titles: dict[str, int] = {}
     for place, one in enumerate(config.contenders):
         path = f"contenders[{place}]"
@@ -298,10 +320,28 @@ def check(config: BenchmarkConfig, where: Where) -> None:
         titles[title] = place
         able = backend_class(one.kind).CAN
         needs = (*scenario.NEEDS, *(("beams",) if getattr(scenario, "beams", 1) > 1 else ()),
-                 *(("quantize",) if one.quantize else ()))  # fmt: skip
+                 *(("quantize",) if one.quantize else ()), *(("continuous",) if one.continuous else ()),
+                 *(("settings",) if one.generate else ()))  # fmt: skip
         for need in needs:
             if need not in able:
                 raise ConfigError(f"{one.kind} does not {ABLE.get(need, need)}, which scenario "
                                   f"{config.scenario['kind']!r} asks for", where=where(path))  # fmt: skip
         if config.clock == "cpu" and one.device != "cpu":
             raise ConfigError("clock 'cpu' tells nothing of another device", where=where("clock"), found=one.device)
+
+
+def _check_shown(config: BenchmarkConfig, scenario: Scenario, where: Where) -> None:
+    """Goals are of contenders that there are, and metrics of measures that somebody takes."""
+    from omniform.bench.recorder import UNITS
+
+    known = {*scenario.GIVES, *UNITS, *SHARES}
+    asked = [("metrics", metric) for metric in config.metrics]
+    titles = [one.title() for one in config.contenders]
+    for name, goal in config.goals.items():
+        if name not in titles[1:]:
+            raise ConfigError(f"a goal is of {name!r}, who is none of those that the first contender is compared with",
+                              where=where("goals"), remedy=nearest(name, titles[1:]))  # fmt: skip
+        asked += [("goals", metric) for metric in goal] if isinstance(goal, Mapping) else []
+    for key, metric in asked:
+        if split_metric(metric)[0] not in known:
+            raise ConfigError(f"nobody measures {metric!r}", where=where(key), remedy=nearest(metric, known))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from omniform.bench.config import BenchmarkConfig
-from omniform.bench.report.figures import ENOUGH, neither, ratio_of, shown
+from omniform.bench.report.figures import ENOUGH, missed, neither, ratio_of, shown
 from omniform.bench.results import Measure, Result, split_metric
 from omniform.bench.stats import difference
 from omniform.core.errors import DependencyError, InputError, listed
@@ -33,7 +33,7 @@ def page(config: BenchmarkConfig, results: Sequence[Result], metrics: Sequence[s
         raise DependencyError("rich is needed for this", remedy="pip install 'omniform[bench]'") from None
     measured = [one for one in results if one.measures]
     title = " ".join([config.name, *config.overrides])
-    lines = [] if not measured else _lines(measured, metrics)
+    lines = [] if not measured else _lines(measured, metrics or config.metrics or None)
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     for name in ("metric", "contender", "value", "p90", "of the first", "verdict"):
         table.add_column(name, justify="right" if name in ("value", "p90") else "left", no_wrap=True)
@@ -79,18 +79,20 @@ def _line(metric: str, one: Result, first: Result) -> tuple[int, tuple[str, ...]
     p90 = shown(measure.summary.p90, measure.unit) if measure.summary.count > 1 else ""
     if one is first:
         return 1, (metric, one.contender, shown(value, measure.unit), p90, "", "")
-    rank, ratio, verdict = compared(base, measure)
+    rank, ratio, verdict, found = compared(base, measure)
+    verdict = ", ".join(filter(None, (verdict, missed(one, metric, found))))
     return rank, (metric, one.contender, shown(value, measure.unit), p90, ratio, verdict)
 
 
-def compared(base: Measure, measure: Measure) -> tuple[int, str, str]:
-    """How a measure compares: a rank that is 0 for worse, the ratio and its interval, and the verdict in a word."""
+def compared(base: Measure, measure: Measure) -> tuple[int, str, str, float]:
+    """How a measure compares: a rank that is 0 for worse, the ratio and its interval, the verdict in a word, and the
+    ratio as a number."""
     if neither(measure.name) or not all(value > 0 for value in (*base.samples, *measure.samples)):
-        return 1, "", ""
+        return 1, "", "", float("nan")
     found = difference(base.rounds, measure.rounds)
     ratio = ratio_of(found.ratio, found.low, found.high)
     if found.verdict == "same":
-        return 1, ratio, "same"
+        return 1, ratio, "same", found.ratio
     better = (found.verdict == "less") == (measure.better == "lower")
     doubt = "?" if min(len(base.rounds), len(measure.rounds)) < ENOUGH else ""
-    return (2, ratio, f"better{doubt}") if better else (0, ratio, f"WORSE{doubt}")
+    return (2, ratio, f"better{doubt}", found.ratio) if better else (0, ratio, f"WORSE{doubt}", found.ratio)

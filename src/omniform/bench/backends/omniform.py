@@ -25,7 +25,7 @@ class Omniform(OnTorch):
     LIBRARY = "omniform"
     PACKAGES = ("omniform", "torch", "numpy", "safetensors", "tokenizers")
     CAN = frozenset({"prepare", "load", "forward", "write", "beams", "engine", "serve", "pipeline", "train",
-                     "preprocess", "export", "quantize"})  # fmt: skip
+                     "preprocess", "export", "quantize", "continuous", "settings"})  # fmt: skip
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -44,9 +44,16 @@ class Omniform(OnTorch):
         """It was placed as it was loaded."""
         return model
 
+    def batched(self, prompts: list[list[int]], new: int) -> list[list[int]]:
+        """By an engine, the same one for all calls."""
+        if self.engine is None:
+            self.engine = self.library.Engine(self.model, **dict(self.options.get("engine") or {}))
+        done = self.engine.generate_batch(prompts, max_new_tokens=new, do_sample=False)
+        return [list(one.tokens) for one in done]
+
     def answering(self) -> Answering:
         """Its engine."""
-        self.engine = engine = self.library.Engine(self.model)
+        self.engine = engine = self.library.Engine(self.model, **dict(self.options.get("engine") or {}))
 
         def answer(prompt: Any, new: int, told: Told) -> None:
             for piece in engine.submit(list(prompt), max_new_tokens=new, do_sample=False):

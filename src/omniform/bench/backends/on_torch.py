@@ -197,8 +197,11 @@ class OnTorch(Backend):
         self, prompts: Sequence[Sequence[int]], new: int, told: Told = unheard, beams: int = 1
     ) -> list[list[int]]:
         """By ``generate``."""
+        if self.options.get("continuous") and len(prompts) > 1 and beams == 1:
+            return self.batched([list(row) for row in prompts], new)
         ids, mask = self.padded(prompts)
         how: dict[str, Any] = {"max_new_tokens": new, "do_sample": False, "num_beams": beams}
+        how |= dict(self.options.get("generate") or {})
         if told is not unheard and beams == 1:
             how["streamer"] = Steps(told)
         if len({len(row) for row in prompts}) > 1:
@@ -208,9 +211,14 @@ class OnTorch(Backend):
         written: list[list[int]] = self.model.generate(ids, **how)[:, ids.shape[1] :].tolist()
         return written
 
+    def batched(self, prompts: list[list[int]], new: int) -> list[list[int]]:
+        """By the library's continuous batching."""
+        raise NotImplementedError
+
     def pipeline(self, task: str) -> Callable[..., Any]:
-        """The library's."""
-        made: Callable[..., Any] = self.library.pipeline(task, model=self.job.model, device=self.device)
+        """The library's; ``options`` are its own, ``batch_size`` among them."""
+        how = {name: value for name, value in self.loading().items() if name != "dtype" or value != "auto"}
+        made: Callable[..., Any] = self.library.pipeline(task, model=self.job.model, device=self.device, **how)
         return made
 
     def reader(self, modality: str) -> Callable[[Sequence[Any]], object]:

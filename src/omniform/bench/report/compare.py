@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from omniform.bench.report.figures import ENOUGH, LEAST_TURNS, joined, machine_of, neither, plain, turns_of, versions_of
+from omniform.bench.report.figures import (
+    ENOUGH, LEAST_TURNS, joined, machine_of, neither, plain, title_of, turns_of, versions_of,
+)
 from omniform.bench.report.sources import known_measures, measured
 from omniform.bench.results import Measure, Result, split_metric
 from omniform.bench.stats import LEAST_EFFECT, difference
@@ -117,7 +119,7 @@ def compare(
 
 
 def _key(result: Result) -> Key:
-    return result.name, result.scenario, plain(result)
+    return title_of(result), result.scenario, plain(result)
 
 
 def _named(key: Key) -> str:

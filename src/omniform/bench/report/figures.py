@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from omniform.bench.results import Measure, Result
+from omniform.bench.results import Measure, Result, split_metric
 
 NEITHER: Final = ("cpu.use", "gpu.use", "flop", "bytes", "roofline")
 """More of a measure whose name ends so is neither better nor worse."""
@@ -136,3 +136,36 @@ def plain(result: Result) -> str:
 def _calls(word: str, commit: str) -> bool:
     # Names are cut at twelve characters.
     return bool(commit) and (word in (commit, commit[:12]) or (len(word) >= 7 and commit.startswith(word)))
+
+
+def title_of(result: Result) -> str:
+    """The config's name, and which of several runs of it this is."""
+    swept = result.config.get("swept")
+    return " ".join([result.name, *map(str, swept if isinstance(swept, list | tuple) else ())])
+
+
+def metrics_of(results: Sequence[Result]) -> list[str]:
+    """What the configs say is to be shown; nothing where they do not."""
+    said = (one.config.get("metrics") for one in results)
+    return list(dict.fromkeys(str(name) for names in said if isinstance(names, list | tuple) for name in names))
+
+
+def missed(result: Result, metric: str, ratio: float) -> str:
+    """A goal that is not reached, in words: ``misses 1.2``; empty where it is, or where there is none.
+
+    Args:
+        result: of the contender that the first one is to be better than, which it is named by.
+        ratio: of its value to the first one's.
+    """
+    goals = result.config.get("goals")
+    goal = goals.get(result.contender) if isinstance(goals, Mapping) else None
+    name, statistic = split_metric(metric)
+    if isinstance(goal, Mapping):
+        alike = {(*split_metric(key),): value for key, value in goal.items()}
+        goal = alike.get((name, "value" if statistic in ("median", "p50") else statistic))
+    elif metric not in (metrics_of([result]) or list(result.measures))[:1]:
+        goal = None
+    if not isinstance(goal, int | float) or math.isnan(ratio) or ratio <= 0 or name not in result.measures:
+        return ""
+    found = ratio if result.measures[name].better == "lower" else 1 / ratio
+    return "" if round(found, 2) >= goal else f"misses {goal:g}"

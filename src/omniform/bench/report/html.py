@@ -11,7 +11,7 @@ from itertools import count
 from typing import Final
 
 from omniform.bench.report.compare import row_of, unit_of
-from omniform.bench.report.figures import ENOUGH, joined, minute, neither, ratio_of, shown, turns_of
+from omniform.bench.report.figures import ENOUGH, joined, minute, missed, neither, ratio_of, shown, turns_of
 from omniform.bench.report.history import Point, Series, history, interval
 from omniform.bench.report.markdown import contenders, facts, sections
 from omniform.bench.report.sources import known_measures, measured
@@ -182,7 +182,10 @@ def _row(groups: dict[str, list[Result]], metric: str) -> str:
     if not any(found):
         return ""
     cells = [f'<th scope="row">{escape(metric)}</th>', *(_value_cell(one, statistic) for one in found)]
-    cells += [_ratio_cell(metric, found[0], one, statistic) for one in found[1:]]
+    cells += [
+        _ratio_cell(metric, found[0], one, statistic, group[-1])
+        for one, group in list(zip(found, groups.values(), strict=True))[1:]
+    ]
     return f"<tr>{''.join(cells)}</tr>"
 
 
@@ -198,12 +201,14 @@ def _value_cell(measure: Measure | None, statistic: str) -> str:
     )
 
 
-def _ratio_cell(metric: str, first: Measure | None, second: Measure | None, statistic: str) -> str:
+def _ratio_cell(metric: str, first: Measure | None, second: Measure | None, statistic: str, result: Result) -> str:
     if first is None or second is None:
         return '<td data-value="">–</td>'
     row = row_of(("", "", ""), metric, first, second, statistic)
     mark = {"worse": " worse", "better": " better"}.get(row.verdict, "")
     mark += "?" if mark and not row.sure else ""
+    misses = missed(result, metric, row.ratio)
+    mark += f", {misses}" if misses else ""
     key = "" if math.isnan(row.ratio) else repr(row.ratio)
     text = escape(ratio_of(row.ratio, row.low, row.high) + mark)
     return f'<td data-value="{key}" class="{row.verdict}">{text}</td>'

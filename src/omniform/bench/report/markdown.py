@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from omniform.bench.report.compare import Comparison, row_of, unit_of
-from omniform.bench.report.figures import day, joined, machine_of, plain, ratio_of, short, shown, versions_of
+from omniform.bench.report.figures import (
+    day, joined, machine_of, missed, plain, ratio_of, short, shown, title_of, versions_of,
+)
 from omniform.bench.report.sources import known_measures, measured
 from omniform.bench.report.terminal import TITLES
 from omniform.bench.results import Result, split_metric
@@ -28,7 +30,7 @@ def sections(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Results by the config they are of."""
     found: dict[str, list[Result]] = {}
     for one in results:
-        title = one.name if one.name == one.scenario else f"{one.name} ({one.scenario})"
+        title = title_of(one) if title_of(one) == one.scenario else f"{title_of(one)} ({one.scenario})"
         found.setdefault(title, []).append(one)
     return found
 
@@ -87,12 +89,13 @@ def metric_cells(groups: dict[str, list[Result]], metric: str) -> list[str]:
     found = [joined(group, name) for group in groups.values()]
     values = ["" if one is None else shown(one.statistic(statistic), unit_of(one.unit, statistic)) for one in found]
     ratios = []
-    for one in found[1:]:
+    for one, group in list(zip(found, groups.values(), strict=True))[1:]:
         if found[0] is None or one is None:
             ratios.append("")
             continue
         row = row_of(("", "", ""), metric, found[0], one, statistic)
-        ratios.append(ratio_of(row.ratio, row.low, row.high))
+        said = (ratio_of(row.ratio, row.low, row.high), missed(group[-1], metric, row.ratio))
+        ratios.append(", ".join(filter(None, said)))
     return [*values, *ratios]
 
 

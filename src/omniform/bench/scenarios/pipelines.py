@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -21,6 +22,8 @@ class Pipeline(Scenario):
         modality: of what is made for it, where no input is given: ``text``, ``image``, ``audio`` or ``video``.
         inputs: what it is given: texts, or files.
         count: inputs of a call, each the next of those that there are.
+        size: of what is made: words of a text, rows and columns of a picture, seconds of a sound, frames of a video.
+        shortest: size of the smallest, where inputs are to have all sizes from it to ``size``, in no order.
         settings: keywords of the call.
     """
 
@@ -28,6 +31,8 @@ class Pipeline(Scenario):
     modality: str = "text"
     inputs: tuple[str, ...] = ()
     count: int = 1
+    size: int = 0
+    shortest: int = 0
     settings: Mapping[str, object] = field(default_factory=dict)
     NEEDS: ClassVar[tuple[str, ...]] = ("pipeline",)
     GIVES: ClassVar[dict[str, Kind]] = {
@@ -38,14 +43,24 @@ class Pipeline(Scenario):
     def check(self) -> None:
         """There is something to be given."""
         at_least(1, count=self.count)
+        at_least(0, size=self.size, shortest=self.shortest)
+        if self.shortest > self.size:
+            raise ValueError(f"shortest is {self.shortest}, and size {self.size}")
         if self.modality not in MODALITIES:
             raise ValueError(f"modality is {self.modality!r}, and must be one of {', '.join(MODALITIES)}")
+
+    def made(self) -> list[object]:
+        """What is given, where no input is named."""
+        if not self.shortest:
+            return [made(self.modality, place, self.size) for place in range(min(self.count, 8))]
+        chance = random.Random("sizes")
+        return [made(self.modality, place, chance.randint(self.shortest, self.size)) for place in range(self.count)]
 
     def begin(self, backend: Backend, job: Job) -> Callable[[], Values]:
         """Make the pipeline."""
         backend.prepare()
         pipe = backend.pipeline(self.task)
-        given = list(self.inputs) or [made(self.modality, place) for place in range(min(self.count, 8))]
+        given = list(self.inputs) or self.made()
         several = [given[place % len(given)] for place in range(self.count)]
         inputs = several[0] if self.count == 1 else several
 
