@@ -417,7 +417,15 @@ def test_goals_that_are_missed_are_told_everywhere(goal: object, better: str, sa
         measures = {"decode.latency": Measure("decode.latency", "s", ((value, value),) * 8, better)}  # type: ignore[arg-type]
         config = {"goals": {"other": goal}, "swept": ["scenario.batch=4"]}
         results.append(
-            Result("decode", "decode", name, config=config, status="done", measures=measures, started=1.0)
+            Result(
+                name="decode",
+                scenario="decode",
+                contender=name,
+                config=config,
+                status="done",
+                measures=measures,
+                started=1.0,
+            )
         )
     shown = BenchmarkConfig.of({"name": "decode", "scenario": {"kind": "decode"}, "threads": 1})
     for text in (markdown(results), page(results), "\n".join(table.page(shown, results, None))):
@@ -429,7 +437,15 @@ def test_runs_of_a_sweep_are_no_turns_of_one_another() -> None:
     def made(batch: int, value: float) -> Result:
         measures = {"decode.latency": Measure("decode.latency", "s", ((value,),) * 8)}
         config = {"swept": [f"scenario.batch={batch}"]}
-        return Result("sizes", "decode", "omniform", config=config, status="done", measures=measures, started=1.0)
+        return Result(
+            name="sizes",
+            scenario="decode",
+            contender="omniform",
+            config=config,
+            status="done",
+            measures=measures,
+            started=1.0,
+        )
 
     text = markdown([made(1, 1.0), made(8, 3.0)])
     assert "1.00 s" in text and "3.00 s" in text and "2.00 s" not in text

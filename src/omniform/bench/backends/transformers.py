@@ -33,8 +33,9 @@ class Transformers(OnTorch):
     def batched(self, prompts: list[list[int]], new: int) -> list[list[int]]:
         """By ``generate_batch``, whose setting up happens once.
 
-        On a CPU its defaults fill 60 % of the memory with cache and masks, for 8,192 tokens a step, and take many seconds
-        to set up. These hold 24 prompts of 256 tokens; of 256, 512 and 2,048 tokens a step, 512 did best in a run each.
+        On a CPU its defaults fill 60 % of the memory with cache and masks, for 8,192 tokens a step, and take many
+        seconds to set up. These hold 24 prompts of 256 tokens; of 256, 512 and 2,048 tokens a step, 512 did best in a
+        run each.
         """
         library, how = self.library, dict(self.options.get("engine") or {})
         if self.device == "cpu":

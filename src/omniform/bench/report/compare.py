@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from omniform.bench.report.figures import (
-    ENOUGH, LEAST_TURNS, joined, machine_of, neither, plain, title_of, turns_of, versions_of,
+    ENOUGH,
+    LEAST_TURNS,
+    joined,
+    machine_of,
+    neither,
+    plain,
+    title_of,
+    turns_of,
+    versions_of,
 )
 from omniform.bench.report.sources import known_measures, measured
 from omniform.bench.results import Measure, Result, split_metric

@@ -8,7 +8,16 @@ from typing import Final
 
 from omniform.bench.report.compare import Comparison, row_of, unit_of
 from omniform.bench.report.figures import (
-    day, joined, machine_of, missed, plain, ratio_of, short, shown, title_of, versions_of,
+    day,
+    joined,
+    machine_of,
+    missed,
+    plain,
+    ratio_of,
+    short,
+    shown,
+    title_of,
+    versions_of,
 )
 from omniform.bench.report.sources import known_measures, measured
 from omniform.bench.report.terminal import TITLES
