@@ -15,7 +15,6 @@ import omniform
 from omniform import OnnxModel
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, RepoError, UnknownArgumentError
-from omniform.export.onnx.writing import export
 from omniform.serve import shelf
 from omniform.serve.config import ModelSource, ServeConfig
 
@@ -52,7 +51,7 @@ class Pair:
         fresh.save_pretrained(root / name)
         self.torch: Model = made.from_pretrained(root / name).eval()
         self.folder = root / f"{name}-onnx"
-        export(self.torch, self.folder, task=task)
+        self.torch.export("onnx", self.folder, task=task)
         self.onnx = OnnxModel.from_pretrained(self.folder)
 
 

@@ -13,7 +13,7 @@ import omniform
 from omniform.architectures.model import Model
 from omniform.cli.main import main
 from omniform.core.errors import InputError, RepoError, UnknownNameError
-from omniform.export.onnx import writing
+from omniform.export import exporting
 from omniform.export.onnx.layout import CERTIFICATE, read_layout
 
 TINY = {
@@ -42,7 +42,7 @@ def model(checkpoint: Path) -> Model:
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("onnx") / "out"
-    done = writing.export_checkpoint(checkpoint, out, task="text-generation-with-past", largest_file=0)
+    done = exporting.export_checkpoint(checkpoint, "onnx", out, task="text-generation-with-past", largest_file=0)
     assert done.cases == 36 and done.greatest < 1e-5
     return out
 
@@ -106,7 +106,7 @@ def test_the_certificate_and_its_check(exported: Path, checkpoint: Path) -> None
     assert {case["batch_size"] for case in told["cases"]} == {1, 3}
     assert {case["past_sequence_length"] for case in told["cases"]} >= {0, 2, 3}
     assert set(told["sha256"]) >= {"model.onnx", "model.onnx_data", "config.json"}
-    done = writing.check(exported)
+    done = exporting.check(exported)
     assert done.compared and done.cases == 36
 
 
@@ -119,7 +119,7 @@ def test_a_changed_file_is_named(exported: Path, tmp_path: Path) -> None:
     data[100] ^= 1
     (changed / "model.onnx_data").write_bytes(data)
     with pytest.raises(RepoError, match=r"model\.onnx_data: the file was changed after its certificate"):
-        writing.check(changed)
+        exporting.check(changed)
 
 
 def test_a_certificate_of_other_weights_fails(exported: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_certificate_of_other_weights_fails(exported: Path, checkpoint: Path, 
     other = omniform.AutoModelForCausalLM.from_config(omniform.AutoConfig.from_pretrained(checkpoint))
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match="does not agree with torch"):
-        writing.check(exported, tmp_path / "other")
+        exporting.check(exported, tmp_path / "other")
 
 
 def test_what_is_refused(model: Model, exported: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from omniform.architectures.parameters import parameters_of, patched_names
 from omniform.blocks.composed import Composed
 from omniform.core.config import Beginning, ModelConfig
 from omniform.core.context import Backend, StepContext, Tapped, Taps
-from omniform.core.errors import InputError, MissingPartError, UnknownAttributeError, brief, check_arguments
+from omniform.core.errors import InputError, MissingPartError, UnknownAttributeError, check_arguments
 from omniform.core.generation import GenerationConfig
 from omniform.core.host import is_all_true, is_traced
 from omniform.core.outputs import ModelOutput
@@ -491,14 +491,15 @@ class Model(PushToHub, Composed):
         upstairs("hub.save:save_model")(self, save_directory, **kwargs)
 
     def export(self, format: str, path: str | os.PathLike[str], **kwargs: object) -> object:
-        """Write it for another runtime: ``export("onnx", path)``; see :func:`omniform.export.onnx.writing.export`.
+        """Write it for another runtime: ``export("onnx", path)``; see :func:`omniform.export.exporting.export`.
+
+        Args:
+            format: ``"onnx"``, ``"torch"``, ``"aot"``, ``"gguf"`` or ``"safetensors"``.
 
         Raises:
             InputError: there is no such format.
         """
-        if format != "onnx":
-            raise InputError("no such format", where="format", expected="onnx", found=brief(format))
-        return upstairs("export.onnx.writing:export")(self, path, **kwargs)
+        return upstairs("export.exporting:export")(self, format, path, **kwargs)
 
     def save_gguf(self, path: str | os.PathLike[str], **kwargs: object) -> None:
         """Save config, tokenizer and weights as a GGUF file; see :func:`omniform.hub.gguf.writing.save_gguf`."""

@@ -25,7 +25,7 @@ Door = Literal[
     "engine.talking:stream_speech",
     "engine.processors.watermark:SynthIDTextWatermarkLogitsProcessor",
     "engine.processors.watermark:WatermarkLogitsProcessor",
-    "export.onnx.writing:export",
+    "export.exporting:export",
     "export.onnx.running:opened",
     "hub.gguf.writing:save_gguf",
     "hub.lookup:cached_file",

@@ -1,7 +1,7 @@
 """A model as files that onnxruntime runs, with a certificate that it is the same model: ``omniform export``.
 
 ============================================  ======================================================================
-:mod:`omniform.export.onnx.writing`           the door: :func:`export`, from a model to a folder
+:mod:`omniform.export.onnx.writing`           the graphs of a model in a folder; the door is one for all formats
 :mod:`omniform.export.onnx.layout`            what stands in a folder, and what it is called; needs no torch
 :mod:`omniform.export.onnx.tasks`             which tasks there are, and which a model has
 :mod:`omniform.export.onnx.inputs`            what a graph reads: names, axes, examples

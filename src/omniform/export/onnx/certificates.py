@@ -7,10 +7,10 @@ two lengths, with padding before, behind and none, in one step and in several th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, ModelOutput
 from omniform.core.state import DenseState
 from omniform.export.onnx.inputs import ANSWER, CHOICES, IMAGE_BATCH, LENGTH, TEXT_BATCH, WHOLE, said
-from omniform.export.onnx.layout import BRANCH, Graph, Layout, Role
+from omniform.export.onnx.layout import BRANCH, Graph, Layout, Port, Role
 from omniform.export.onnx.parts import Flat, Pair, Part, Step, Whole, Writer, another, encoder_of, tensors_of
 from omniform.export.onnx.states import BATCH, PAST, READ, kept
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Pad = Literal["none", "left", "right"]
 
-TOLERANCES: Final[Mapping[str, float]] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 2e-1}
+TOLERANCES: Final[Mapping[str, float]] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1.6e-1, "int8": 2e-1}
 """How far an output may be from torch's, as a part of the greatest number in it, or of 1 where that is less."""
 
 
@@ -52,6 +52,21 @@ class Case:
         return {"graph": self.graph, **self.what, "greatest": dict(self.greatest)}
 
 
+class Runs(Protocol):
+    """A file that computes."""
+
+    @property
+    def inputs(self) -> Mapping[str, Port]:
+        """What it reads."""
+
+    def __call__(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs by name. Inputs that the file does not read are left out."""
+
+
+Opens = Callable[[Path, Graph], Runs]
+"""A file of a folder, and what it reads and gives, to one that computes."""
+
+
 class Runner:
     """A file, run by onnxruntime.
 
@@ -62,7 +77,7 @@ class Runner:
 
     def __init__(self, folder: Path, graph: Graph) -> None:
         self.session = session(folder / graph.file)
-        self.inputs = {port.name: port for port in graph.inputs}
+        self.inputs: Mapping[str, Port] = {port.name: port for port in graph.inputs}
         self.outputs = [port.name for port in graph.outputs]
 
     def __call__(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -103,16 +118,14 @@ def distances(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where
         right = right.detach().double()
         if own.shape != right.shape:
             raise InputError(
-                "onnxruntime gives another shape than torch", where=f"{where}, {name}", expected=list(right.shape),
+                "the file gives another shape than torch", where=f"{where}, {name}", expected=list(right.shape),
                 found=list(own.shape),
             )  # fmt: skip
         if not right.numel():
             continue
         finite = torch.isfinite(right)
         if not torch.equal(own[~finite], right[~finite]) or not torch.isfinite(own[finite]).all():
-            raise InputError(
-                "onnxruntime gives numbers that torch does not", where=f"{where}, {name}", found="inf, nan"
-            )
+            raise InputError("the file gives numbers that torch does not", where=f"{where}, {name}", found="inf, nan")
         difference = (own[finite] - right[finite]).abs().max() if finite.any() else torch.zeros(())
         scale = right[finite].abs().max().clamp(min=1) if finite.any() else torch.ones(())
         told[name] = float(difference / scale)
@@ -143,13 +156,14 @@ def placed(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def compare(model: Model, parts: Sequence[Part], layout: Layout) -> Iterator[Case]:
+def compare(model: Model, parts: Sequence[Part], layout: Layout, opened: Opens = Runner) -> Iterator[Case]:
     """Every case of a folder, one after another.
 
     Args:
         model: as it was exported.
         parts: as it was taken apart.
         layout: of the folder.
+        opened: opens a file.
 
     Raises:
         InputError: see :func:`distances`.
@@ -157,10 +171,10 @@ def compare(model: Model, parts: Sequence[Part], layout: Layout) -> Iterator[Cas
     by_role = {part.role: part for part in parts}
     with torch.no_grad():
         if "encoder" in by_role:
-            yield from _translating(cast(Pair, model), by_role, layout)
+            yield from _translating(cast(Pair, model), by_role, layout, opened)
             return
         for part in parts:
-            runner = Runner(layout.folder, layout.graphs[part.role])
+            runner = opened(layout.folder, layout.graphs[part.role])
             if isinstance(part.module, Step):
                 yield from _stepping(model, part, runner)
             elif isinstance(part.module, Whole):
@@ -169,7 +183,7 @@ def compare(model: Model, parts: Sequence[Part], layout: Layout) -> Iterator[Cas
                 yield from _alone(part, runner)
 
 
-def _at_once(model: Model, part: Part, runner: Runner) -> Iterator[Case]:
+def _at_once(model: Model, part: Part, runner: Runs) -> Iterator[Case]:
     batches, lengths = sizes_of(model)
     whole = cast(Whole, part.module)
     texts = any(LENGTH in own.dims for own in part.inputs)
@@ -193,7 +207,7 @@ def _at_once(model: Model, part: Part, runner: Runner) -> Iterator[Case]:
                 yield Case(part.role, what, distances(runner(given), expected, f"{part.role}, {what}"))
 
 
-def _alone(part: Part, runner: Runner) -> Iterator[Case]:
+def _alone(part: Part, runner: Runs) -> Iterator[Case]:
     """A part that the model has no forward of its own for, beside what torch computes of it."""
     for rows, length in ((1, 5), (3, 11)):
         sizes = {BATCH: rows, LENGTH: length, "num_images": rows}
@@ -204,7 +218,7 @@ def _alone(part: Part, runner: Runner) -> Iterator[Case]:
         yield Case(part.role, what, distances(runner(given), expected, f"{part.role}, {what}"))
 
 
-def _stepping(model: Model, part: Part, runner: Runner) -> Iterator[Case]:
+def _stepping(model: Model, part: Part, runner: Runs) -> Iterator[Case]:
     batches, lengths = sizes_of(model)
     step = cast(Step, part.module)
     first = {own.name: own for own in part.inputs}
@@ -249,8 +263,8 @@ def remembered(out: ModelOutput) -> DenseState:
     return cast(DenseState, next(out[name] for name in ("past_key_values", "cache_params") if name in [*out.keys()]))
 
 
-def _translating(model: Pair, parts: Mapping[Role, Part], layout: Layout) -> Iterator[Case]:
-    runners = {role: Runner(layout.folder, graph) for role, graph in layout.graphs.items()}
+def _translating(model: Pair, parts: Mapping[Role, Part], layout: Layout, opened: Opens) -> Iterator[Case]:
+    runners = {role: opened(layout.folder, graph) for role, graph in layout.graphs.items()}
     batches, lengths = sizes_of(model)
     reading, writer = parts["encoder"], cast(Writer, parts["decoder"].module)
     texts = any(own.name == "attention_mask" for own in reading.inputs)
@@ -281,7 +295,7 @@ def _translating(model: Pair, parts: Mapping[Role, Part], layout: Layout) -> Ite
 def _writing(
     model: Pair,
     writer: Writer,
-    runners: Mapping[Role, Runner],
+    runners: Mapping[Role, Runs],
     ids: Tensor,
     hidden: Tensor,
     mask: Mapping[str, Tensor],
@@ -326,7 +340,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def judge(cases: Sequence[Case], tolerance: float) -> None:
+def judge(cases: Sequence[Case], tolerance: float, runtime: str = "onnxruntime") -> None:
     """Refuse files that are too far from torch.
 
     Raises:
@@ -336,7 +350,7 @@ def judge(cases: Sequence[Case], tolerance: float) -> None:
     far, name, case = worst
     if not far <= tolerance:
         raise InputError(
-            "onnxruntime does not agree with torch",
+            f"{runtime} does not agree with torch",
             where=f"{case.graph}, {name}, {dict(case.what)}",
             expected=f"at most {tolerance:g} of the greatest number",
             found=f"{far:.3g}",

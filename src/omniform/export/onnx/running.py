@@ -341,7 +341,7 @@ def _checked(folder: str | os.PathLike[str], verify: bool) -> Layout:
             log.info("%s has no certificate: nobody has compared it with torch", layout.folder)
         return layout
     if verify:
-        from omniform.export.onnx.writing import check_digests
+        from omniform.export.exporting import check_digests
 
         try:
             check_digests(layout)
