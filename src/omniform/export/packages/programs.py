@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, cast
 
@@ -34,8 +34,8 @@ def any_size() -> AbstractContextManager[object]:
     """While sizes are thought of as any number from 0, not from 2 as torch does by itself: steps are of one token."""
     from torch.fx.experimental import _config
 
-    patch = cast(Callable[..., AbstractContextManager[object]], vars(_config)["patch"])
-    return patch(backed_size_oblivious=True)
+    made: AbstractContextManager[object] = _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    return made
 
 
 class Called(nn.Module):
