@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -193,8 +194,10 @@ class Benchmark:
             return
         if self._commits is None:
             self._commits = Commits(Path.cwd())
-        built = self._commits.environment(one.backend.commit, say=self._say)
+        cpu = one.backend.env.get("OMNIFORM_CPU", os.environ.get("OMNIFORM_CPU", ""))
+        built = self._commits.environment(one.backend.commit, cpu=cpu, say=self._say)
         one.python, one.paths, one.result.commit = str(built.python), [], built.sha
+        one.notes += [built.note] if built.note else []
 
     def _start(self, one: Contender) -> Process:
         """Its process, with all done that is not measured."""
