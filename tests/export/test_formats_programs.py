@@ -146,7 +146,9 @@ def test_an_encoder_and_a_decoder(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_half_precision_and_a_head(tmp_path: Path) -> None:
     torch.manual_seed(5)
-    config = omniform.AutoConfig.for_model("bert", **{**TINY, "num_key_value_heads": None, "bos_token_id": None})
+    config = omniform.AutoConfig.for_model(
+        "bert", **{name: TINY[name] for name in TINY if name != "num_key_value_heads"}
+    )
     model = omniform.AutoModelForSequenceClassification.from_config(config).eval()
     done = model.export("torch", tmp_path / "out", dtype="bf16")
     assert 1e-5 < done.greatest <= done.tolerance == 0.16

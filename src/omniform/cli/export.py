@@ -98,8 +98,10 @@ def page(done: Exported) -> str:
         for name, size in done.sizes.items()
     ]
     lines = table(rows)
-    if not done.cases:
-        lines.append(f"{done.path}: read again after writing, every number is what it was")
+    if done.format not in RUNTIMES:
+        far = f"at most {done.greatest:.2g} of its size off, allowed {done.tolerance:.2g}"
+        told = far if done.greatest else "bit for bit the model's"
+        lines.append(f"{done.path}: read again after writing, each of {done.cases} tensors is {told}")
     elif done.compared:
         lines.append(
             f"{done.path}: {done.task}: {RUNTIMES[done.format]} agrees with torch in {done.cases} cases; "

@@ -7,25 +7,28 @@ and compared number by number with the model.
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor
 
 from omniform.architectures.model import Model
-from omniform.core.errors import InputError, RepoError, WeightsError
+from omniform.core.errors import InputError, RepoError, WeightsError, brief
 from omniform.export.exporting import free_folder, side_files, sizes_in
 from omniform.export.formats import Exported, Format, Options
+from omniform.hub import consolidated as native
 from omniform.hub.auto_inputs import AutoTokenizer
 from omniform.hub.checkpoint import load_as_saved
 from omniform.hub.folders import replace_file, replace_files
 from omniform.hub.gguf.mixes import mix_named
-from omniform.hub.save import weights_to_save
+from omniform.hub.save import config_to_save, weights_to_save, write_tensors
+from omniform.hub.weights import SAFETENSORS
 from omniform.inputs.text.tokenizer import Tokenizer
 
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -139,16 +142,21 @@ def _far(model: Model, again: Model) -> dict[str, float]:
 
 def _safetensors(model: Model, path: str | os.PathLike[str], options: Options, source: str) -> Exported:
     target = free_folder(path, options.overwrite)
-    limit = 2**62 if options.max_shard_size == "none" else options.max_shard_size
     side = side_files(source) if source and Path(source).expanduser().exists() else {}
+    lay = LAYOUTS[options.layout]
+    if options.layout != "hub" and options.max_shard_size != Options().max_shard_size:
+        raise InputError(
+            f"the layout {options.layout} is one file", where="max_shard_size", found=brief(options.max_shard_size)
+        )
     checked: list[int] = []
 
     def write(folder: Path) -> None:
-        model.save_pretrained(folder, max_shard_size=limit)
-        checked.append(_same(weights_to_save(model), read_back(folder), model.spelling))
+        checked.append(_same(lay(model, folder, options), read_back(folder)))
         for name, file in side.items():
             if not (folder / name).exists():
                 shutil.copyfile(file, folder / name)
+        if options.layout != "hub":  # a reader of its own: the model that it makes is looked at too
+            _same(weights_to_save(model), weights_to_save(load_as_saved(folder, dtype=model.dtype)))
 
     replace_files(target, write, stale=lambda name: True)
     sizes = sizes_in(target)
@@ -157,6 +165,53 @@ def _safetensors(model: Model, path: str | os.PathLike[str], options: Options, s
         path=target, format="safetensors", task="", files=files, cases=checked[0], greatest=0.0, tolerance=0.0,
         sizes=sizes,
     )  # fmt: skip
+
+
+def _hub(model: Model, folder: Path, options: Options) -> Mapping[str, Tensor]:
+    """As ``save_pretrained`` writes it."""
+    model.save_pretrained(folder, max_shard_size=2**62 if options.max_shard_size == "none" else options.max_shard_size)
+    return {model.spelling.get(name, name): tensor for name, tensor in weights_to_save(model).items()}
+
+
+def _consolidated(model: Model, folder: Path, options: Options) -> Mapping[str, Tensor]:
+    """As Meta and Mistral name things: :mod:`omniform.hub.consolidated`."""
+    _plain_model(model, options)
+    if model.config.model_type not in ("llama", "mistral"):
+        raise InputError(
+            "this layout is of Llamas and Mistrals", where="layout", expected="llama or mistral",
+            found=model.config.model_type, remedy=f"--layout hub takes a {model.config.model_type}.",
+        )  # fmt: skip
+    params = native.params_of(cast("Mapping[str, object]", vars(model.config)["values"]))
+    tensors = native.to_native(weights_to_save(model), params)
+    write_tensors(folder / native.WEIGHTS, tensors)
+    (folder / native.PARAMS).write_text(json.dumps(params, indent=2) + "\n", encoding="utf-8")
+    model.generation_config.save_pretrained(folder)
+    return tensors
+
+
+def _modules(model: Model, folder: Path, options: Options) -> Mapping[str, Tensor]:
+    """By the names of this library's modules: what ``model.load_state_dict`` takes."""
+    _plain_model(model, options)
+    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    write_tensors(folder / SAFETENSORS, tensors)
+    (folder / "config.json").write_text(json.dumps(config_to_save(model), indent=2) + "\n", encoding="utf-8")
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    return tensors
+
+
+def _plain_model(model: Model, options: Options) -> None:
+    if model.transforms:
+        raise InputError(
+            f"a quantized or otherwise edited model has no layout {options.layout}", where="layout",
+            found=", ".join(type(one).__name__ for one in model.transforms), remedy="--layout hub keeps it as it is.",
+        )  # fmt: skip
+
+
+LAYOUTS: Final[Mapping[str, Callable[[Model, Path, Options], Mapping[str, Tensor]]]] = {
+    "hub": _hub, "consolidated": _consolidated, "modules": _modules,
+}  # fmt: skip
+"""By name, what writes a layout into a folder, and tells the tensors that must stand there."""
 
 
 def read_back(folder: Path) -> dict[str, Tensor]:
@@ -169,22 +224,21 @@ def read_back(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def _same(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], spelling: Mapping[str, str]) -> int:
+def _same(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> int:
     """How many tensors were compared, all of them the same bit for bit.
 
     Raises:
         WeightsError: one is not.
     """
-    told = {spelling.get(name, name): tensor for name, tensor in expected.items()}
-    for name in sorted(told.keys() | found.keys()):
-        left, right = told.get(name), found.get(name)
+    for name in sorted(expected.keys() | found.keys()):
+        left, right = expected.get(name), found.get(name)
         if left is None or right is None or left.dtype != right.dtype or not equal_bits(left, right):
             raise WeightsError(
                 "the files do not hold what the model does", where=name,
                 expected="nothing" if left is None else f"{left.dtype} {list(left.shape)}",
                 found="nothing" if right is None else f"{right.dtype} {list(right.shape)}",
             )  # fmt: skip
-    return len(told)
+    return len(expected)
 
 
 def equal_bits(left: Tensor, right: Tensor) -> bool:

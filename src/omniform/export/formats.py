@@ -99,7 +99,7 @@ CHOICES: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("torch", "dtype"): ("fp32", "fp16", "bf16"),
     ("aot", "dtype"): ("fp32", "fp16", "bf16"),
     ("safetensors", "dtype"): ("auto", "fp32", "fp16", "bf16"),
-    ("safetensors", "layout"): ("hub",),
+    ("safetensors", "layout"): ("hub", "consolidated", "modules"),
 }
 """What a format's option may be, where that is a short list."""
 

@@ -7,13 +7,20 @@ head, so that the rows of queries and keys stand in another order.
 
 from __future__ import annotations
 
+import atexit
+import json
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Final, cast
 
 from torch import Tensor
 
 from omniform.core.errors import InputError, WeightsError, brief
+from omniform.weights.safetensors import map_tensors, read_header
 
 WEIGHTS: Final = "consolidated.safetensors"
 PARAMS: Final = "params.json"
@@ -39,14 +46,15 @@ _BACK: Final = {theirs: ours for ours, theirs in NAMES.items()}
 _SCALED: Final = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 """Llama 3.1's scaling of the rotary embedding, which ``use_scaled_rope`` stands for."""
 
-_INERT: Final = frozenset({
-    "model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "bos_token_id", "eos_token_id",
-    "pad_token_id", "attention_dropout", "initializer_range", "use_cache", "pretraining_tp", "_name_or_path",
-    "id2label", "label2id", "return_dict", "output_hidden_states", "output_attentions", "num_labels",
-    "is_encoder_decoder",
-    "omniform_version", "tokenizer_class",
-})  # fmt: skip
-"""Keys of a config that a reader of this layout has no use for."""
+_PLAIN: Final = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0}
+"""What every model in this layout does, and no key of it says."""
+
+KEPT: Final = {
+    "dim": "hidden_size", "n_layers": "num_hidden_layers", "head_dim": "head_dim", "hidden_dim": "intermediate_size",
+    "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "norm_eps": "rms_norm_eps",
+    "vocab_size": "vocab_size", "rope_theta": "rope_theta", "max_seq_len": "max_position_embeddings",
+}  # fmt: skip
+"""Keys of ``params.json``, and what configs of the Hub call them."""
 
 
 def renamed(key: str, table: Mapping[str, str]) -> str | None:
@@ -106,36 +114,28 @@ def from_native(tensors: Mapping[str, Tensor], params: Mapping[str, object], whe
     return found
 
 
-def params_of(config: Mapping[str, object], dims: Mapping[str, int]) -> dict[str, object]:
+def params_of(config: Mapping[str, object]) -> dict[str, object]:
     """What ``params.json`` says.
 
     Args:
-        config: the checkpoint's, as it is written.
-        dims: sizes that a config may leave to its family: see :func:`omniform.export.checkpoints.consolidated`.
+        config: all that the model's config says, defaults included.
 
     Raises:
         InputError: the config says something that this layout cannot; it is named.
     """
-    told = dict(config)
-    rope = cast("Mapping[str, object]", told.pop("rope_parameters", None) or {})
-    scaling = cast("Mapping[str, object]", told.pop("rope_scaling", None) or rope)
-    theta = told.pop("rope_theta", None) or rope.get("rope_theta") or 10000.0
-    plain = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
-    for name, value in plain.items():
-        if told.pop(name, value) not in (value, "swish" if name == "hidden_act" else value):
+    for name, value in _PLAIN.items():
+        if config.get(name, value) != value:
             raise InputError("params.json cannot tell this", where=name, expected=value, found=brief(config[name]))
-    params: dict[str, object] = {
-        "dim": dims["hidden_size"], "n_layers": dims["num_hidden_layers"], "head_dim": dims["head_dim"],
-        "hidden_dim": dims["intermediate_size"], "n_heads": dims["num_attention_heads"],
-        "n_kv_heads": dims["num_key_value_heads"], "norm_eps": told.pop("rms_norm_eps", 1e-6),
-        "vocab_size": dims["vocab_size"], "rope_theta": theta, "max_seq_len": dims["max_position_embeddings"],
-    }  # fmt: skip
-    window, tied = told.pop("sliding_window", None), told.pop("tie_word_embeddings", False)
-    if window is not None:
-        params["sliding_window"] = window
-    if tied:
+    kinds = config.get("layer_types")
+    if isinstance(kinds, (list, tuple)) and len({*kinds}) > 1:
+        raise InputError("params.json cannot tell this", where="layer_types", expected="one kind", found=brief(kinds))
+    params = {theirs: config[ours] for theirs, ours in KEPT.items()}
+    if config.get("sliding_window") is not None:
+        params["sliding_window"] = config["sliding_window"]
+    if config.get("tie_word_embeddings"):
         params["tied_embeddings"] = True
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    scaling = cast("Mapping[str, object]", config.get("rope_scaling") or {})
+    kind = scaling.get("rope_type", "default")
     if kind == "llama3" and all(scaling.get(name) == value for name, value in _SCALED.items()):
         params["use_scaled_rope"] = True
         params["original_max_seq_len"] = scaling.get("original_max_position_embeddings", 8192)
@@ -144,9 +144,6 @@ def params_of(config: Mapping[str, object], dims: Mapping[str, int]) -> dict[str
             "params.json cannot tell this", where="rope_scaling", expected=f"none, or llama3's with {_SCALED}",
             found=brief(dict(scaling)),
         )  # fmt: skip
-    left = sorted(name for name, value in told.items() if name not in _INERT and name not in dims and value is not None)
-    if left:
-        raise InputError("params.json cannot tell this", where=left[0], found=brief(told[left[0]]))
     return params
 
 
@@ -154,32 +151,73 @@ def config_of(params: Mapping[str, object], where: str) -> dict[str, object]:
     """The config of a folder in this layout.
 
     Raises:
-        WeightsError: a size is missing, or there are experts or scales that are not read.
+        WeightsError: a size is missing, or there are experts or scales, which are not read.
     """
-    known = {
-        "dim": "hidden_size", "n_layers": "num_hidden_layers", "hidden_dim": "intermediate_size",
-        "n_heads": "num_attention_heads", "vocab_size": "vocab_size", "norm_eps": "rms_norm_eps",
-    }  # fmt: skip
-    missing = [name for name in known if name not in params]
+    optional = ("n_kv_heads", "head_dim", "rope_theta", "max_seq_len")
+    missing = [name for name in KEPT if name not in params and name not in optional]
+    if missing:
+        raise WeightsError("the sizes are not all there", where=where, expected=", ".join(KEPT), found=str(missing))
     for name in ("moe", "yarn", "quantization", "vision_encoder", "multimodal"):
         if params.get(name):
             raise WeightsError("this layout is read of plain Llamas and Mistrals only", where=where, found=name)
-    if missing:
-        raise WeightsError("the sizes are not all there", where=where, expected=", ".join(known), found=str(missing))
-    heads = params.get("n_kv_heads") or params["n_heads"]
-    config: dict[str, object] = {ours: params[name] for name, ours in known.items()}
     llama = "use_scaled_rope" in params or "multiple_of" in params
-    config |= {
+    config: dict[str, object] = {
         "model_type": "llama" if llama else "mistral",
         "architectures": ["LlamaForCausalLM" if llama else "MistralForCausalLM"],
-        "num_key_value_heads": heads, "hidden_act": "silu", "rope_theta": params.get("rope_theta", 10000.0),
-        "head_dim": params.get("head_dim") or cast(int, params["dim"]) // cast(int, params["n_heads"]),
-        "max_position_embeddings": params.get("max_seq_len") or params.get("max_position_embeddings") or 32768,
+        **{ours: params[theirs] for theirs, ours in KEPT.items() if params.get(theirs) is not None},
         "tie_word_embeddings": bool(params.get("tied_embeddings", False)),
-    }  # fmt: skip
+    }
+    config.setdefault("num_key_value_heads", params["n_heads"])
+    config.setdefault("max_position_embeddings", 32768)
     if not llama:
         config["sliding_window"] = params.get("sliding_window")
     if params.get("use_scaled_rope"):
         length = params.get("original_max_seq_len", 8192)
         config["rope_scaling"] = {"rope_type": "llama3", **_SCALED, "original_max_position_embeddings": length}
     return config
+
+
+@lru_cache(maxsize=8)
+def config_file(folder: Path, changed: int) -> Path:
+    """The config of a folder as a file, in a folder of this process that goes when it ends.
+
+    Args:
+        folder: with ``params.json``.
+        changed: when that was written, in nanoseconds.
+
+    Raises:
+        RepoError: it is no JSON.
+        WeightsError: as :func:`config_of`.
+    """
+    from omniform.hub.files import read_json
+
+    config = config_of(read_json(folder / PARAMS), str(folder / PARAMS))
+    made = Path(tempfile.mkdtemp(prefix="omniform-consolidated-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    path = made / "config.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return path
+
+
+def native_config(folder: Path) -> Path | None:
+    """The config of a folder that has none and is in this layout; None of any other."""
+    params = folder / PARAMS
+    if not params.is_file() or not (folder / WEIGHTS).is_file():
+        return None
+    return config_file(folder, params.stat().st_mtime_ns)
+
+
+def native_tensors(folder: Path) -> dict[str, Tensor] | None:
+    """The tensors of a folder in this layout by the Hub's names, mapped but for queries and keys; None of any other.
+
+    Raises:
+        WeightsError: the file is damaged, or holds something else.
+    """
+    from omniform.hub.files import read_json
+
+    path = folder / WEIGHTS
+    if not (folder / PARAMS).is_file() or not path.is_file():
+        return None
+    params = read_json(folder / PARAMS)
+    params.setdefault("n_kv_heads", params.get("n_heads"))
+    return from_native(map_tensors(path, read_header(path)), params, str(path))

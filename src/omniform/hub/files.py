@@ -234,7 +234,13 @@ class Source:
     def _local(self, filename: str) -> Path | None:
         assert self.folder is not None
         path = self.folder / self.subfolder / filename
-        return path if _is(path.is_file) else None
+        if _is(path.is_file):
+            return path
+        if filename == "config.json" and _is(path.with_name("params.json").is_file):
+            from omniform.hub.consolidated import native_config
+
+            return native_config(path.parent)
+        return None
 
 
 def locate(

@@ -152,7 +152,7 @@ class _Files:
 
         def write(folder: Path) -> None:
             save_adapter_config(model, name, folder)
-            _write_tensors(folder / ADAPTER_WEIGHTS, stored, writer)
+            write_tensors(folder / ADAPTER_WEIGHTS, stored, writer)
             respelled(model, name, folder, prefix)
 
         return cls(write, lambda name: name in ADAPTERS)
@@ -313,23 +313,28 @@ def _write_weights(
 ) -> None:
     groups, whole = shards(tensors, limit), folder / with_variant(SAFETENSORS, variant)
     if len(groups) == 1:
-        _write_tensors(whole, tensors, save_function)
+        write_tensors(whole, tensors, save_function)
         return
     index: dict[str, str] = {}
     for number, keys in enumerate(groups, start=1):
         name = f"{whole.stem}-{number:05d}-of-{len(groups):05d}{whole.suffix}"
-        _write_tensors(folder / name, {key: tensors[key] for key in keys}, save_function)
+        write_tensors(folder / name, {key: tensors[key] for key in keys}, save_function)
         index.update(dict.fromkeys(keys, name))
     total = sum(t.numel() * t.element_size() for t in tensors.values())
     listing = with_variant(f"{SAFETENSORS}.index.json", variant)
     _write_json(folder / listing, {"metadata": {"total_size": total}, "weight_map": index})
 
 
-def _write_tensors(
+def write_tensors(
     path: Path,
     tensors: Mapping[str, Tensor],
     save_function: Writer | None = None,
 ) -> None:
+    """Write one file of safetensors.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import WeightsError
+from omniform.hub.consolidated import native_tensors
 from omniform.hub.files import Source, read_json
 from omniform.hub.old_quantized import old_weights
 from omniform.hub.pickles import Pickle, look_into, tensors_in, unloadable
@@ -211,6 +212,9 @@ def find_weights(
         return _peeked(source, [old], "safetensors", None)
     if old is not None:
         return _files([source.need(old)], "safetensors", None)
+    native = None if source.folder is None or variant is not None else native_tensors(source.folder / source.subfolder)
+    if native is not None:
+        return WeightFiles({}, given=native)
     remedy = None
     if variant is not None or use_safetensors is not None:
         remedy = "Is there another variant, or another kind of file (use_safetensors=None)?"

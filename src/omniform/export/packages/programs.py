@@ -102,7 +102,7 @@ def _axes(own: Input) -> dict[int, object]:
     }
 
 
-_SINGLE: Final = re.compile(r"L\['(\w+)'\]\.size\(\)\[\d+\] != [01]")
+_SINGLE: Final = re.compile(r".*[^<>=!] (!= [01]|> [01]|>= [12])|([01] !=|[01] <|[12] <=) [^<>=!]+")
 
 
 def _of_one(told: str) -> bool:
