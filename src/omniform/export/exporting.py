@@ -34,7 +34,7 @@ from omniform.hub.folders import replace_files
 from omniform.hub.save import config_to_save
 
 _SIDE: Final = (".json", ".txt", ".model", ".jinja", ".spm", ".tiktoken")
-_OTHERS: Final = ("config.json", CERTIFICATE, "training_args.json", "trainer_state.json")
+_OTHERS: Final = ("config.json", CERTIFICATE, "params.json", "training_args.json", "trainer_state.json")
 _SIDE_BYTES: Final = 128 * 2**20
 
 
@@ -48,6 +48,7 @@ class Runtime:
         write: writes the parts of a model into a folder, and tells what each file reads and gives.
         opened: a file, ready to run.
         facts: what else a certificate says.
+        suits: refuses a certificate whose files cannot run here.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Runtime:
     write: Callable[[Path, Sequence[Part], Options, str], Mapping[Role, Graph]]
     opened: Callable[[Path, Graph], Runs]
     facts: Callable[[Options], Mapping[str, object]]
+    suits: Callable[[Mapping[str, object]], None] = lambda certificate: None
 
 
 def runtime_of(form: str) -> Runtime:
@@ -275,6 +277,7 @@ def check(folder: str | os.PathLike[str], model: str | os.PathLike[str] | None =
     source = os.fspath(model) if model is not None else str(told.get("source") or "")
     if model is None and (not source or not Path(source).exists()):
         return _report(layout.folder, told, compared=False)
+    runtime.suits(told)
     found, own = load(source, layout.task)
     parts = parts_of(found, own)
     cases = list(compare(found, parts, layout, runtime.opened))

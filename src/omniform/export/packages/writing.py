@@ -14,7 +14,7 @@ from typing import Final, cast
 import torch
 from torch import Tensor
 
-from omniform.core.errors import InputError, MissingToolError
+from omniform.core.errors import InputError, MissingToolError, brief
 from omniform.export.exporting import Runtime
 from omniform.export.formats import Options
 from omniform.export.onnx.graphs import quiet
@@ -92,6 +92,20 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
+def suits(certificate: Mapping[str, object]) -> None:
+    """Refuse what was compiled for another machine: its instructions would end the process.
+
+    Raises:
+        InputError: it was.
+    """
+    made = certificate.get("machine")
+    if made != machine():
+        raise InputError(
+            "this was compiled for another machine", where="machine", expected=machine(), found=brief(made),
+            remedy="Export it here; or export the format torch, which runs anywhere.",
+        )  # fmt: skip
+
+
 class ProgramRunner:
     """A program, with its inputs by the names of the folder.
 
@@ -161,6 +175,7 @@ RUNTIMES: Final = {
         _compiled,
         open_compiled,
         lambda options: {"machine": machine(), "compiler": compiler()},
+        suits,
     ),
 }
 """How :mod:`omniform.export.exporting` has programs written and run."""
