@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo
 from torch.export import Dim, ExportedProgram
 
 from omniform.core.errors import InputError
+from omniform.export.onnx.decomposing import Program, quickly, translated
 from omniform.export.onnx.inputs import Input, Sizes
 from omniform.export.onnx.layout import missing
 
@@ -74,30 +76,56 @@ def graph_of(module: nn.Module, inputs: Sequence[Input], outputs: Sequence[str],
     Raises:
         InputError: the module cannot be traced, an operation has no translation, or a size is fixed that must not be.
     """
+    own_table = further()
+    known = translated(opset) | own_table.keys()
     examples = tuple(own.example(TRACED) for own in inputs)
     program = traced(module, inputs, examples, where)
     noted = io.StringIO()
     try:
-        with quiet(), contextlib.redirect_stdout(noted):
+        with quiet(), contextlib.redirect_stdout(noted), quickly():
             made = torch.onnx.export(
-                program,
+                Program(program, known),
                 dynamo=True,
                 input_names=[own.name for own in inputs],
                 output_names=list(outputs),
                 opset_version=opset,
-                custom_translation_table=further(),
+                custom_translation_table=own_table,
                 verbose=False,
+                optimize=False,
             )
+            assert made is not None
+            simplify(made.model)
     except Exception as error:
         raise untranslatable(error, where) from error
-    assert made is not None
     name_axes(made.model, inputs)
     return made.model
 
 
+def simplify(model: ir.Model) -> None:
+    """Compute what is known beforehand, and leave out what nobody reads or what is there twice. What onnxscript does beside that
+    (looking for patterns, rule by rule) takes as long as all else, and onnxruntime does it when it opens a file."""
+    import onnx_ir.passes.common as passes
+    from onnx_ir.passes import Sequential
+    from onnxscript.optimizer import fold_constants
+
+    passes.InlinePass()(model)
+    fold_constants(model)
+    Sequential(
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.LiftSubgraphInitializersToMainGraphPass(),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    )(model)
+
+
 def further() -> dict[Callable[..., object], Callable[..., object]]:
     """Operations that torch's exporter has no translation of, and ours: of sorting, which routers of experts do, and of
-    looking for numbers among others, by comparing all with all."""
+    looking for numbers among others, by comparing all with all; and what would be taken apart for each of many layers."""
     from onnxscript import opset18 as op
 
     whole, truth = 7, 9  # int64 and bool of TensorProto.DataType
@@ -129,8 +157,16 @@ def further() -> dict[Callable[..., object], Callable[..., object]]:
     def bucketize(self: object, boundaries: object, out_int32: bool = False, right: bool = False) -> object:
         return before(boundaries, self, right)
 
+    def rms_norm(self: object, normalized_shape: list[int], weight: object = None, eps: float | None = None) -> object:
+        axes = op.Constant(value_ints=list(range(-len(normalized_shape), 0)))
+        square = op.ReduceMean(op.Mul(self, self), axes)
+        small = torch.finfo(torch.float32).eps if eps is None else eps
+        found = op.Div(self, op.Sqrt(op.Add(square, op.CastLike(op.Constant(value_float=small), square))))
+        return found if weight is None else op.Mul(found, weight)
+
     own = torch.ops.aten
     return {
+        own.rms_norm.default: rms_norm,
         own.sort.stable: sort, own.isin.Tensor_Tensor: isin, own.searchsorted.Tensor: searchsorted,
         own.bucketize.Tensor: bucketize,
     }  # fmt: skip
@@ -147,7 +183,8 @@ def traced(module: nn.Module, inputs: Sequence[Input], examples: tuple[Tensor, .
         for own in inputs
     )
     try:
-        with torch.no_grad(), quiet():
+        # What was computed of shapes before is looked up at a higher price than it is computed.
+        with torch.no_grad(), quiet(), dynamo.patch(fake_tensor_cache_enabled=False):
             return torch.export.export(module, examples, dynamic_shapes=(shapes,), strict=False)
     except Exception as error:
         raise untranslatable(error, where) from error
