@@ -1,9 +1,9 @@
 """An exported program in operations that ONNX has a translation of, made node by node.
 
-torch's own way there (:meth:`torch.export.ExportedProgram.run_decompositions`, and then a pass for dtypes) computes the whole program
-anew twice, with sizes as symbols, and takes three times as long as the first trace. But nearly all nodes stay what they are: here the
-few others are taken apart, each alone, and what writes in place becomes what makes anew. Where it is not plain that nobody sees the
-writing under another name, torch's way is gone.
+torch's own way there (:meth:`torch.export.ExportedProgram.run_decompositions`, and then a pass for dtypes) computes
+the whole program anew twice, with sizes as symbols, and takes three times as long as the first trace. But nearly all
+nodes stay what they are: here the few others are taken apart, each alone, and what writes in place becomes what makes
+anew. Where it is not plain that nobody sees the writing under another name, torch's way is gone.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from torch.utils import _pytree as pytree
 if TYPE_CHECKING:
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-Table = dict[object, Callable[..., object]]
+Table = dict[OpOverload, Callable[..., object]]
 
 aten = torch.ops.aten
 
-FRESH: Final = frozenset(
-    """linear matmul rms_norm layer_norm group_norm batch_norm softmax log_softmax conv1d conv2d conv3d embedding
-    conv_transpose1d conv_transpose2d repeat_interleave square argsort einsum pad scaled_dot_product_attention max min
-    avg_pool1d max_pool1d max_pool2d one_hot index_copy where outer cdist""".split()
-)
+FRESH: Final = (
+    "linear", "matmul", "rms_norm", "layer_norm", "group_norm", "batch_norm", "softmax", "log_softmax", "conv1d",
+    "conv2d", "conv3d", "embedding", "conv_transpose1d", "conv_transpose2d", "repeat_interleave", "square", "argsort",
+    "einsum", "pad", "scaled_dot_product_attention", "max", "min", "avg_pool1d", "max_pool1d", "max_pool2d", "one_hot",
+    "index_copy", "where", "outer", "cdist",
+)  # fmt: skip
 """Operations made of others whose results are never views of what they read."""
 
 CONVERSIONS: Final = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten.type_as.default)
@@ -62,7 +63,7 @@ class Program(ExportedProgram):
     ) -> ExportedProgram:  # fmt: skip
         """See :meth:`torch.export.ExportedProgram.run_decompositions`; this changes the program itself."""
         if not plain(self.graph):
-            return super().run_decompositions(decomp_table)
+            return cast(ExportedProgram, super().run_decompositions(decomp_table))
         # What writes in place is not taken apart: it becomes what makes anew.
         table = {
             op: apart for op, apart in (decomp_table or {}).items()
@@ -125,7 +126,7 @@ def _shared(node: fx.Node) -> list[fx.Node]:
 
 def _composed(target: OpOverload) -> bool:
     """Whether an operation is made of others, so that its result may be a view though its schema does not say so."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")
+    return torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")  # type: ignore[no-untyped-call] # torch's
 
 
 def _anew(node: fx.Node) -> OpOverload | None:
@@ -135,7 +136,8 @@ def _anew(node: fx.Node) -> OpOverload | None:
     if space != "aten" or not name.endswith("_") or name[:-1] not in IN_PLACE:
         return None
     packet = aten.__getattr__(name[:-1])
-    return packet.__getattr__(target._overloadname) if target._overloadname in packet.overloads() else None
+    known = packet.overloads()  # type: ignore[no-untyped-call] # torch's
+    return packet.__getattr__(target._overloadname) if target._overloadname in known else None
 
 
 IN_PLACE: Final = (
@@ -225,9 +227,11 @@ def _handed(node: fx.Node, results: object, known: dict[fx.Node, fx.Node]) -> No
 
 @contextlib.contextmanager
 def quickly() -> Iterator[None]:
-    """Within, two things of torch's exporter cost less. The pass that makes changes of dtypes explicit looks at what nodes are known to
-    give, and computes those alone that it changes. And the table of translations, for which the sources of a thousand functions are
-    read, is made once."""
+    """Within, two things of torch's exporter cost less.
+
+    The pass that makes changes of dtypes explicit looks at what nodes are known to give, and computes those alone that
+    it changes. And the table of translations, for which the sources of a thousand functions are read, is made once.
+    """
     from torch.onnx._internal.exporter import _fx_passes
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
@@ -236,7 +240,7 @@ def quickly() -> Iterator[None]:
     def known(kind: type[ONNXRegistry], opset_version: int) -> ONNXRegistry:
         return copied(opset_version)
 
-    _fx_passes.insert_type_promotion_nodes = _promote
+    _fx_passes.insert_type_promotion_nodes = _promote  # type: ignore[assignment] # its parameter has another name
     ONNXRegistry.from_torchlib = classmethod(known)  # type: ignore[method-assign, assignment]
     try:
         yield

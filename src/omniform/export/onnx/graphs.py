@@ -102,8 +102,11 @@ def graph_of(module: nn.Module, inputs: Sequence[Input], outputs: Sequence[str],
 
 
 def simplify(model: ir.Model) -> None:
-    """Compute what is known beforehand, and leave out what nobody reads or what is there twice. What onnxscript does beside that
-    (looking for patterns, rule by rule) takes as long as all else, and onnxruntime does it when it opens a file."""
+    """Compute what is known beforehand, and leave out what nobody reads or what is there twice.
+
+    What onnxscript does beside that (looking for patterns, rule by rule) takes as long as all else, and onnxruntime
+    does it when it opens a file.
+    """
     import onnx_ir.passes.common as passes
     from onnx_ir.passes import Sequential
     from onnxscript.optimizer import fold_constants
@@ -125,7 +128,7 @@ def simplify(model: ir.Model) -> None:
 
 def further() -> dict[Callable[..., object], Callable[..., object]]:
     """Operations that torch's exporter has no translation of, and ours: of sorting, which routers of experts do, and of
-    looking for numbers among others, by comparing all with all; and what would be taken apart for each of many layers."""
+    looking for numbers among others, by comparing all with all; and what would be taken apart in each layer."""
     from onnxscript import opset18 as op
 
     whole, truth = 7, 9  # int64 and bool of TensorProto.DataType
@@ -161,7 +164,8 @@ def further() -> dict[Callable[..., object], Callable[..., object]]:
         axes = op.Constant(value_ints=list(range(-len(normalized_shape), 0)))
         square = op.ReduceMean(op.Mul(self, self), axes)
         small = torch.finfo(torch.float32).eps if eps is None else eps
-        found = op.Div(self, op.Sqrt(op.Add(square, op.CastLike(op.Constant(value_float=small), square))))
+        small_like = op.CastLike(op.Constant(value_float=small), square)
+        found = op.Mul(self, op.Reciprocal(op.Sqrt(op.Add(square, small_like))))
         return found if weight is None else op.Mul(found, weight)
 
     own = torch.ops.aten
