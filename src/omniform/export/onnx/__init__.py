@@ -9,6 +9,7 @@
 :mod:`omniform.export.onnx.states`            a model's state as inputs and outputs
 :mod:`omniform.export.onnx.attention`         attention written in operations that every runtime knows
 :mod:`omniform.export.onnx.graphs`            a module to a graph of ONNX, through ``torch.export``
+:mod:`omniform.export.onnx.decomposing`       what was traced in operations that ONNX knows, node by node
 :mod:`omniform.export.onnx.merging`           two steps of a decoder as one file
 :mod:`omniform.export.onnx.smaller`           halves and eight bits
 :mod:`omniform.export.onnx.certificates`      the comparison with torch, what is written of it, and doing it again

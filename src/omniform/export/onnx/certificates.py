@@ -22,7 +22,7 @@ from omniform.core.state import DenseState
 from omniform.export.onnx.inputs import ANSWER, CHOICES, IMAGE_BATCH, LENGTH, TEXT_BATCH, WHOLE, said
 from omniform.export.onnx.layout import BRANCH, Graph, Layout, Port, Role
 from omniform.export.onnx.parts import Flat, Pair, Part, Step, Whole, Writer, another, encoder_of, tensors_of
-from omniform.export.onnx.states import BATCH, PAST, READ, kept
+from omniform.export.onnx.states import BATCH, PAST, READ, Piece, kept
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -81,12 +81,25 @@ class Runner:
         self.outputs = [port.name for port in graph.outputs]
 
     def __call__(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs by name. Inputs that the file does not read are left out; halves are made where it reads halves."""
+        """Outputs by name. Inputs that the file does not read are left out; halves are made where it reads halves.
+
+        Raises:
+            InputError: onnxruntime refuses the inputs.
+        """
         fed = {}
         for name, port in self.inputs.items():
             value = given[name].detach().numpy()
             fed[name] = value.astype(port.dtype) if value.dtype.kind == "f" else value
-        return dict(zip(self.outputs, map(torch.from_numpy, self.session.run(self.outputs, fed)), strict=True))
+        try:
+            values = self.session.run(self.outputs, fed)
+        except Exception as error:  # its classes of errors have no common base but this
+            sizes = {name: list(value.shape) for name, value in fed.items() if not name.startswith("past")}
+            raise InputError(
+                "onnxruntime cannot compute what torch does",
+                where=str(sizes),
+                found=" ".join(str(error).split())[-300:],
+            ) from error
+        return dict(zip(self.outputs, map(torch.from_numpy, values), strict=True))
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
@@ -253,9 +266,27 @@ def _stepping(model: Model, part: Part, runner: Runs) -> Iterator[Case]:
                         given["attention_mask"] = mask[:, begin:end]
                     found = runner({**given, **past})
                     what = {BATCH: rows, LENGTH: count, PAST: begin, "padding": pad}
-                    yield Case(part.role, what, distances(found, expected, f"{part.role}, {what}"))
+                    own, right = (real(one, step.pieces, mask[:, :end], count) for one in (found, expected))
+                    yield Case(part.role, what, distances(own, right, f"{part.role}, {what}"))
                     past = {p.past: found[p.present].to(past[p.past].dtype) for p in step.pieces}
                     begin = end
+
+
+def real(found: Mapping[str, Tensor], pieces: Sequence[Piece], mask: Tensor, new: int) -> dict[str, Tensor]:
+    """Outputs with zeros in the place of finite numbers that tell of padding: a norm of next to nothing makes of noise
+    what it will.
+
+    Args:
+        mask: of all tokens. Shape: [B, S].
+        new: how many of them, at the end, the logits tell of.
+    """
+    padding = mask == 0
+    held = {piece.present for piece in pieces if piece.spec.kept == "token"}
+    where = dict.fromkeys(held, padding[:, None, :, None]) | {"logits": padding[:, -new:, None]}
+    return {
+        name: value.masked_fill(where[name] & value.isfinite(), 0) if name in where else value
+        for name, value in found.items()
+    }
 
 
 def remembered(out: ModelOutput) -> DenseState:

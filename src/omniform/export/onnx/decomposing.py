@@ -45,6 +45,10 @@ CHECKS: Final = (
 )  # fmt: skip
 
 
+class UnclearError(Exception):
+    """What is left to torch's own way."""
+
+
 class Program(ExportedProgram):
     """A program that is taken apart node by node, where that can be done.
 
@@ -69,9 +73,14 @@ class Program(ExportedProgram):
             op: apart for op, apart in (decomp_table or {}).items()
             if isinstance(op, OpOverload) and not op._schema.is_mutable
         }  # fmt: skip
-        for node in list(self.graph.nodes):
-            if node.op == "call_function" and isinstance(node.target, OpOverload):
-                _simpler(node, cast(Table, table), self.translated)
+        spare = copy.deepcopy(self.graph)
+        try:
+            for node in list(self.graph.nodes):
+                if node.op == "call_function" and isinstance(node.target, OpOverload):
+                    _simpler(node, table, self.translated)
+        except UnclearError:
+            self.graph_module.graph = spare
+            return cast(ExportedProgram, super().run_decompositions(decomp_table))
         self.graph.eliminate_dead_code()
         (output,) = self.graph.find_nodes(op="output")
         for spec, node in zip(self.graph_signature.output_specs, output.args[0], strict=True):
@@ -200,7 +209,7 @@ def _taken_apart(node: fx.Node, table: Table, translated: frozenset[object]) -> 
     with mode, torch.no_grad(), enable_python_dispatcher():
         made = make_fx(alone, decomposition_table=table, tracing_mode="real")(*values)
     if not plain(made.graph):
-        raise ValueError(f"{node.target} writes to what it reads")
+        raise UnclearError(f"{node.target} writes to what it reads")
     known = dict(zip(made.graph.find_nodes(op="placeholder"), nodes, strict=True))
     with node.graph.inserting_before(node):
         for inner in made.graph.nodes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import cast
 
@@ -94,6 +94,20 @@ def tokens(model: Model) -> Make:
     return make
 
 
+def ending(own: Input, model: Model) -> Input:
+    """The same input of ids, whose rows end as texts do: by the end token."""
+    (end,) = model.config.common.eos_token_ids[:1] or (None,)
+    if end is None:
+        return own
+
+    def make(_: Input, sizes: Sizes, generator: torch.Generator) -> Tensor:
+        ids = own.make(own, sizes, generator)
+        ids[..., -1] = end
+        return ids
+
+    return replace(own, make=make)
+
+
 def specials_of(model: Model) -> set[int]:
     """Ids that a config names: padding, ends, placeholders of pictures."""
     raws: list[Mapping[str, object]] = [raw_of(model)]
@@ -164,7 +178,7 @@ def _found(model: Model, *keys: str) -> object:
 
 def picture_size(model: Model) -> tuple[int, int, int]:
     """Channels, height and width of a model's pictures: as its config says, or 224 by 224."""
-    channels, size = _found(model, "num_channels", "in_channels"), _found(model, "image_size")
+    channels, size = _found(model, "num_channels", "in_channels"), _found(model, "image_size", "input_size")
     count = channels if isinstance(channels, int) else 3
     if isinstance(size, Mapping):
         size = [size.get("height"), size.get("width")]
@@ -185,7 +199,9 @@ def sound(model: Model, name: str) -> Input:
     if name == "input_values" and (strides is not None or not isinstance(bins, int)):
         hop = prod(strides) if isinstance(strides, (list, tuple)) else 384
         last = kernels[-1] if isinstance(kernels, (list, tuple)) else 7
-        return Input(name, (BATCH, SAMPLES), noise, {SAMPLES: hop * (20 + int(last))})
+        channels = _found(model, "audio_channels")
+        between = (channels,) if isinstance(channels, int) else ()
+        return Input(name, (BATCH, *between, SAMPLES), noise, {SAMPLES: hop * (20 + int(last))})
     if not isinstance(bins, int):
         raise InputError("the config says no size of sounds", where=name, expected="num_mel_bins", found="nothing")
     frames, places = _found(model, "max_length"), _found(model, "max_source_positions")

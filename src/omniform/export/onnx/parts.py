@@ -18,6 +18,7 @@ from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.architectures.paired import PairedWriter
 from omniform.architectures.picture_text import PictureTextPair
+from omniform.architectures.seq2seq_heads import Seq2SeqClassifier
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, ModelOutput
 from omniform.export.onnx import inputs as reading
@@ -247,11 +248,21 @@ def fixed(inputs: Sequence[Input], model: Model) -> list[Input]:
         with torch.no_grad():
             model(**{own.keyword: own.example(sizes) for own in inputs})
     except (ValueError, RuntimeError):
-        return [
-            replace(own, dims=tuple(own.maybe.get(d, d) if isinstance(d, str) else d for d in own.dims), maybe={})
-            for own in inputs
-        ]
+        return of_one_size(inputs)
     return list(inputs)
+
+
+def of_one_size(inputs: Sequence[Input]) -> list[Input]:
+    """The inputs, none of whose axes is of any size only where the model allows it."""
+    return [
+        replace(own, dims=tuple(own.maybe.get(d, d) if isinstance(d, str) else d for d in own.dims), maybe={})
+        for own in inputs
+    ]
+
+
+def of_size(part: Part) -> Part:
+    """A part that reads pictures and sounds of one size."""
+    return replace(part, inputs=tuple(of_one_size(part.inputs)))
 
 
 def _seeing(model: MultimodalLM) -> list[Part]:
@@ -312,6 +323,8 @@ def whole_inputs(model: Model, task: Wanted) -> list[Input]:
         if isinstance(model, (CausalLM, TextDecoder)) and "position_ids" in accepted:
             names.append("position_ids")
         found = reading.text(model, [n for n in names if n in accepted], batch=TEXT_BATCH if pairs else BATCH)
+        if isinstance(model, Seq2SeqClassifier):
+            found = [reading.ending(own, model) if own.name == "input_ids" else own for own in found]
         if task.name == "multiple-choice":
             found = [Input(own.name, (BATCH, CHOICES, LENGTH), own.make) for own in found]
         if isinstance(model, EncoderDecoder):

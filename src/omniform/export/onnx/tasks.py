@@ -72,6 +72,29 @@ TASKS: Final[Mapping[str, Purpose]] = {
 """By name; of several that a model has, the first is its own."""
 
 
+ALIASES: Final[Mapping[str, str]] = {
+    "default": "feature-extraction",
+    "sentence-similarity": "feature-extraction",
+    "image-feature-extraction": "feature-extraction",
+    "pretraining": "feature-extraction",
+    "causal-lm": "text-generation",
+    "seq2seq-lm": "text2text-generation",
+    "summarization": "text2text-generation",
+    "translation": "text2text-generation",
+    "masked-lm": "fill-mask",
+    "sequence-classification": "text-classification",
+    "sentiment-analysis": "text-classification",
+    "zero-shot-classification": "text-classification",
+    "ner": "token-classification",
+    "audio-ctc": "ctc",
+    "speech2seq-lm": "automatic-speech-recognition",
+    "vision2seq-lm": "image-to-text",
+    "instance-segmentation": "universal-segmentation",
+    "panoptic-segmentation": "universal-segmentation",
+}
+"""Other names that the ecosystem knows a task by: optimum's older ones, and those of pipelines."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A task that is asked for.
@@ -109,13 +132,17 @@ def wanted(task: str, able: tuple[Task, ...], whose: str) -> Wanted:
     has = [name for name, own in TASKS.items() if has_task(name, able)]
     listing = [name + ending for name in has for ending in (("", PAST) if TASKS[name].writes else ("",))]
     if task == "auto":
-        if not has:
-            raise UnknownNameError("there is no task to export it for", where=whose, found=", ".join(able) or "none")
+        if not has:  # a head that has no task of its own gives what it gives
+            return Wanted("feature-extraction", cached=False)
         return Wanted(has[0], TASKS[has[0]].writes)
+    task = ALIASES.get(task.removesuffix(PAST), task.removesuffix(PAST)) + PAST * task.endswith(PAST)
     name, cached = (task.removesuffix(PAST), True) if task.endswith(PAST) else (task, False)
     if task not in told():
         raise UnknownNameError(
-            f"there is no task {task!r:.80}", where="task", expected=", ".join(listing), remedy=nearest(task, told())
+            f"there is no task {task!r:.80}",
+            where="task",
+            expected=", ".join(listing),
+            remedy=nearest(task, [*told(), *ALIASES]),
         )
     if name not in has:
         raise UnknownNameError(
@@ -150,6 +177,9 @@ def load(model: str | os.PathLike[str], task: str) -> tuple[Model, Wanted]:
         able = tuple(dict.fromkeys(t for a in family.architectures.values() for t in a.tasks))
         own = wanted(task, able, os.fspath(model))
     loader = TASKS[own.name].loader
+    if task == "auto" and named and not has_task(own.name, named[0].tasks):
+        kind = family.classes[named[0].name]
+        return kind.from_pretrained(model, dtype="float32").eval(), own
     if own.name == "automatic-speech-recognition" and not own.cached and _hears_letters(family.architectures, named):
         loader = auto.AutoModelForCTC
     if own.name == "ctc" and own.cached:
