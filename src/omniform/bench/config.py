@@ -197,6 +197,7 @@ class BenchmarkConfig:
         known = {one.name for one in fields(cls)}
         values = {name: value for name, value in whole.values.items() if name in known or name not in whole.groups}
         values.setdefault("name", "benchmark")
+        values["goals"] = values.get("goals") or {}
         common = values.get("backend", {})
         common = {"kind": common} if isinstance(common, str) else common
         values["backend"] = common
@@ -339,8 +340,11 @@ def _check_shown(config: BenchmarkConfig, scenario: Scenario, where: Where) -> N
     titles = [one.title() for one in config.contenders]
     for name, goal in config.goals.items():
         if name not in titles[1:]:
-            raise ConfigError(f"a goal is of {name!r}, who is none of those that the first contender is compared with",
-                              where=where("goals"), remedy=nearest(name, titles[1:]))  # fmt: skip
+            raise ConfigError(
+                f"a goal is of {name!r}, who is none of those that the first contender is compared with",
+                where=where("goals"),
+                remedy=f"{nearest(name, titles[1:])} goals=null leaves them out.",
+            )
         asked += [("goals", metric) for metric in goal] if isinstance(goal, Mapping) else []
     for key, metric in asked:
         if split_metric(metric)[0] not in known:

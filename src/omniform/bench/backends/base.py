@@ -73,6 +73,10 @@ class Backend:
         """One pass over a batch."""
         raise NotImplementedError
 
+    def tensors(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists as what :meth:`forward` is given."""
+        raise RefusedError(f"{self.options['kind']} takes no rows of mixed length")
+
     def rows(self, modality: str, batch: int, length: int, picture: int) -> dict[str, Any]:
         """What :meth:`forward` is given: token ids, or pictures."""
         raise NotImplementedError

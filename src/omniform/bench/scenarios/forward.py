@@ -18,6 +18,7 @@ class Forward(Scenario):
     Attributes:
         batch: rows.
         length: tokens of a row, where it is text.
+        ragged: whether rows of text have all lengths from a quarter of it to it, filled up on the right.
         modality: what the rows are: token ids, or pictures of the size that the model's config names.
         picture: rows and columns of a picture, where that size is not to be the config's.
         inputs: by its name, the shape of a row of each input, where they are to be others than that: ``pixel_values:
@@ -27,6 +28,7 @@ class Forward(Scenario):
 
     batch: int = 1
     length: int = 128
+    ragged: bool = False
     modality: Literal["text", "image"] = "text"
     picture: int = 0
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -64,6 +66,8 @@ class Forward(Scenario):
         """The batch, the same for everyone."""
         if self.inputs:
             return backend.shaped(self.inputs, self.batch)
+        if self.modality == "text" and self.ragged:
+            return backend.tensors(text_rows(self.batch, self.length, backend.vocabulary(), ragged=True))
         return backend.rows(self.modality, self.batch, self.length, self.picture)
 
     def answer(self, backend: Backend) -> Sequence[float]:
@@ -75,10 +79,19 @@ class Forward(Scenario):
         cost = backend.cost()
         if cost is None or self.modality != "text" or self.inputs:
             return None
-        return cost.flop * self.batch * self.length, cost.read
+        return cost.flop * sum(lengths(self.batch, self.length, self.ragged)), cost.read
 
 
-def text_rows(batch: int, length: int, vocabulary: int) -> dict[str, list[list[int]]]:
-    """Token ids, and a mask of ones."""
-    rows = [tokens(f"row {row}", length, vocabulary) for row in range(batch)]
-    return {"input_ids": rows, "attention_mask": [[1] * length] * batch}
+def lengths(rows: int, longest: int, ragged: bool) -> list[int]:
+    """Of rows: all alike, or from a quarter of the longest to it."""
+    least = max(1, longest // 4) if ragged else longest
+    return [least + (longest - least) * row // max(rows - 1, 1) for row in range(rows)]
+
+
+def text_rows(
+    batch: int, length: int, vocabulary: int, ragged: bool = False, name: str = ""
+) -> dict[str, list[list[int]]]:
+    """Token ids, filled up on the right with zeros, and a mask that says so."""
+    long = lengths(batch, length, ragged)
+    rows = [tokens(f"{name}row {row}", own, vocabulary) + [0] * (length - own) for row, own in enumerate(long)]
+    return {"input_ids": rows, "attention_mask": [[1] * own + [0] * (length - own) for own in long]}
