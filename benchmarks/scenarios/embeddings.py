@@ -1,4 +1,4 @@
-"""Vectors of texts of mixed length: omniform's SentenceTransformer, and sentence-transformers' on the same checkpoint."""
+"""Vectors of texts of mixed length: omniform's SentenceTransformer, and sentence-transformers'."""
 
 from __future__ import annotations
 

@@ -159,6 +159,7 @@ def _environment(backend: BackendConfig, threads: int, paths: list[str] | None) 
     """The variables of a contender's process: the same for all, but for what its config says."""
     own = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
     own |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+    own.pop("PYTHONDONTWRITEBYTECODE", None)  # who was installed is compiled; who runs from sources is to be, too
     if paths is not None:
         own["PYTHONPATH"] = os.pathsep.join(paths)
     elif backend.python is None:

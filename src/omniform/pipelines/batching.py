@@ -26,8 +26,8 @@ BatchSize = int | Literal["auto"]
 """How many inputs go through the model at once; ``"auto"``: as many as keep it busy."""
 
 MOST_TOKENS = {"cpu": 1024}
-"""The most tokens, padding included, of a batch where nobody says how many (``benchmarks/pipelines.yaml``). On a CPU more
-of them make no matmul faster, and an eighth of them is as fast by the token."""
+"""The most tokens, padding included, of a batch where nobody says how many (``benchmarks/pipelines.yaml``). On a CPU
+more of them make no matmul faster, and an eighth of them is as fast by the token."""
 
 MOST_ELSEWHERE = 16384
 
