@@ -29,6 +29,8 @@ ONE_IN: dict[str, int] = {
     "citizens/test_loss_only.py": 4,
     "citizens/test_packed_rows.py": 4,
     "blocks/test_attention_by_name.py": 3,
+    # The project's own benchmarks in their small size: each starts processes.
+    "bench/test_bench_own_configs.py::test_the_first_run_goes_through": 5,
     # The engine's promises in every arrangement of steps, kernels and families.
     "engine": 2,
     "engine/test_beam_generate.py::test_beams_token_for_token": 4,
