@@ -27,7 +27,7 @@ from omniform.cli.main import main
 HERE = Path(__file__).parent
 OWN = HERE / "bench_scenarios.py"
 QUICK = {"threads": 1, "roofline": False, "seconds": 0.02, "rounds": 8, "noise": {"repeats": 0},
-         "warmup": {"limit": 1.0, "window": 2}, "timeout": 60.0}  # fmt: skip
+         "again": 0, "warmup": {"limit": 1.0, "window": 2}, "timeout": 60.0}  # fmt: skip
 
 
 def config(name: str, contenders: list[object], **changes: object) -> BenchmarkConfig:
@@ -72,6 +72,23 @@ def test_a_planted_tenth_is_found_and_a_planted_nothing_is_not():
     assert base.measures["memory.rss"].summary.max > 1e6 and base.measures["memory.peak"].unit == "B"
     assert base.measures["cpu.use"].summary.count and base.machine["cores"] and base.versions["python"]
     assert Result.of(json.loads(json.dumps(base.told()))) == base
+
+
+def test_what_one_process_has_and_the_next_has_not_is_no_difference(tmp_path: Path):
+    once = {"name": "once", "env": {"SPIN_ONCE": str(tmp_path / "mark")}}
+    said: list[str] = []
+    contenders = [longer("base", 1), longer("slow", 1.1), once]
+    found = by_name(Benchmark(config("Spin", contenders, again=1), say=said.append).run())
+    rounds = {name: one.measures["spin.latency"].rounds for name, one in found.items()}
+    assert {len(one) for one in rounds.values()} == {16}
+    assert difference(rounds["base"], rounds["slow"]).verdict == "more"
+    assert difference(rounds["base"], rounds["once"]).verdict == "unclear"
+    assert "measuring again, in new processes: slow differs, once differs" in said
+
+
+def test_the_same_again_is_no_difference_and_measured_once():
+    found = Benchmark(config("Spin", [longer("base", 1), longer("same", 1), longer("far", 2)], again=2)).run()
+    assert {len(one.measures["spin.latency"].rounds) for one in found} == {8}
 
 
 def test_those_who_die_hang_or_refuse_do_not_end_the_others():
@@ -182,6 +199,11 @@ def test_commits_side_by_side(toys: Path, tmp_path: Path, capsys: pytest.Capture
     assert difference(rounds[0], rounds[1]).verdict == "same"
     assert difference(rounds[0], rounds[2]).verdict == "more"
     assert "WORSE" in said.out
+    failing = ["bench", "--config-dir", str(folder), "--config-name", "toy", "--repo", str(toys), "--cache",
+               str(cache), "--fail-on-regression"]  # fmt: skip
+    assert main([*failing, "--commit", "base", "--commit", "base"]) == 0
+    assert main([*failing, "--commit", "base", "--commit", "slow"]) == 1
+    assert "regression: toy.latency of none slow" in capsys.readouterr().err
     with Store.open(kept) as store:
         stored = {one.id: one for one in store.results()}
     assert {one.id: (one.status, one.commit, one.error) for one in found} == {

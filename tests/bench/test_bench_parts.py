@@ -210,5 +210,7 @@ def test_verdicts():
     assert compared(one, slow)[2] == "WORSE" and compared(slow, one)[2] == "better" and compared(one, one)[2] == "same"
     fast = Measure("x", "tokens/s", slow.rounds, "higher")
     assert compared(Measure("x", "tokens/s", one.rounds, "higher"), fast)[2] == "better"
+    noisy = Measure("decode.latency", "s", tuple((1.0 + 0.3 * (k % 3),) for k in range(8)))
+    assert compared(one, noisy)[2] == "unclear"
     few = [Measure("decode.latency", "s", measure.rounds[:3]) for measure in (one, slow)]
     assert compared(*few)[2] == "WORSE?"

@@ -19,13 +19,18 @@ from omniform.bench.job import Job
 from omniform.bench.made import model_folder
 from omniform.bench.noise import Disturbance, Reading, judged, told
 from omniform.bench.recorder import MetricsRecorder
+from omniform.bench.report.figures import base_of
 from omniform.bench.results import Better, Measure, Result
 from omniform.bench.roofline import Peak
+from omniform.bench.stats import difference
 
 OnResult = Callable[[Result], object]
 """Hears of a result when it is begun (its status is ``running``) and when it has ended."""
 
 OUT_OF: Final = "config"
+
+FAR: Final = 1.25
+"""Contenders that differ by more do so in any process."""
 
 
 @dataclass(slots=True)
@@ -133,10 +138,7 @@ class Benchmark:
         started = time.perf_counter()
         try:
             self._prepare(contenders)
-            for number in range(self.config.rounds):
-                if not any(one.alive for one in contenders):
-                    break
-                self._round(contenders, number)
+            self._measure(contenders)
             if self.scenario.FRESH:
                 self._hold(contenders)
             self._roofline(contenders)
@@ -151,6 +153,55 @@ class Benchmark:
         for one in contenders:
             self._conclude(one, time.perf_counter() - started)
         return [one.result for one in contenders]
+
+    def _measure(self, contenders: Sequence[Contender]) -> None:
+        """All rounds; and once more in new processes while contenders differ, or nobody knows whether they do.
+
+        What one process takes and another does not (where its memory lies) is no property of what it runs: a
+        difference that is one comes again.
+        """
+        begun = time.perf_counter()
+        for pass_number in range(1 + self.config.again):
+            if pass_number:
+                unsettled = [] if time.perf_counter() - begun > self.config.limit else self._unsettled(contenders)
+                if not unsettled:
+                    return
+                self._say(f"measuring again, in new processes: {', '.join(unsettled)}")
+                self._renew(contenders)
+            for number in range(self.config.rounds):
+                if not any(one.alive for one in contenders):
+                    return
+                self._round(contenders, number)
+
+    def _unsettled(self, contenders: Sequence[Contender]) -> list[str]:
+        """Those who differ from the one that they are compared with, but not by far, or of whom that is unclear."""
+        main = next(iter(self.scenario.GIVES))
+        alive = [one for one in contenders if one.alive and any(turn.values.get(main) for turn in one.turns)]
+        results, better = [one.result for one in alive], self.scenario.GIVES[main].better
+        found = []
+        for one in alive:
+            base = alive[results.index(base_of(one.result, results))]
+            rounds = [[turn.values.get(main, ()) for turn in each.turns] for each in (base, one)]
+            if base is one or any(value <= 0 for each in rounds for turn in each for value in turn):
+                continue
+            told = difference(*rounds, better=better)
+            far = told.sure and (told.low > FAR or told.high < 1 / FAR)
+            if told.verdict != "same" and not far:
+                found.append(f"{one.result.contender} {'is unclear' if told.verdict == 'unclear' else 'differs'}")
+        return found
+
+    def _renew(self, contenders: Sequence[Contender]) -> None:
+        """A new process for everyone who has one."""
+        for one in contenders:
+            if one.alive and one.process is not None:
+                one.process.close()
+                one.process = None
+                try:
+                    one.process = self._start(one)
+                    self._warm(one)
+                except ContenderError as error:
+                    self._say(f"{one.result.contender}: {error}")
+                    one.fail(str(error))
 
     def _contender(self, backend: BackendConfig) -> Contender:
         own = {**self.config.told(), "contender": backend.title()}
@@ -238,8 +289,11 @@ class Benchmark:
             self._repeats -= 1
             self._say(f"round {number + 1} was disturbed, and is taken again: {_reasons(kept.values())}")
             again = self._turns(contenders, number)
-            if again and _weight(again) < _weight(kept):
+            before, now = _weight(kept), _weight(again)
+            if again and now < before:
                 kept = again
+            if not now < before / 2:
+                break  # it is never quieter
         for place, turn in kept.items():
             contenders[place].turns.append(turn)
 
@@ -316,7 +370,10 @@ class Benchmark:
         result.measures = self._measures(one)
         main = next(iter(self.scenario.GIVES))
         rounds = result.measures[main].rounds if main in result.measures else ()
-        result.noise = [*one.notes, *told([turn.disturbance for turn in one.turns], rounds, self.config.noise)]
+        result.noise = [
+            *dict.fromkeys(one.notes),
+            *told([turn.disturbance for turn in one.turns], rounds, self.config.noise),
+        ]
         if self.interrupted and result.status == "running":
             if one.turns:
                 result.noise.append(f"interrupted after {len(one.turns)} of {self.config.rounds} rounds")

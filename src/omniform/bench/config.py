@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -66,13 +67,18 @@ class BackendConfig:
         if self.name:
             return self.name
         plain = BackendConfig()
-        differs = [str(self.commit)[:12]] if self.commit else []
+        differs = [called(self.commit)] if self.commit else []
         differs += [str(getattr(self, key)) for key in ("dtype", "device", "quantize") if
                     getattr(self, key) != getattr(plain, key)]  # fmt: skip
         differs += [word for word, said in (("compiled", self.compile), ("continuous", self.continuous)) if said]
         told = {**self.options, **self.generate, **self.engine}
         differs += [f"{key}={value}" for key, value in told.items()]
         return " ".join([self.kind, *differs])
+
+
+def called(commit: str) -> str:
+    """A commit as titles name it: the beginning of a hash, else the whole name."""
+    return commit[:12] if re.fullmatch("[0-9a-f]{12,64}", commit) else commit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +145,9 @@ class BenchmarkConfig:
         least, most: samples of a turn.
         agree: by which share of their largest number a contender's answer may differ from the first one's; 0: they are
             not compared.
+        again: how often all is measured again, in new processes, where contenders differ or where it is unclear whether
+            they do.
+        limit: seconds of measuring after which it is not.
         timeout: seconds after which a contender that does not answer is given up.
         roofline: whether what the machine can do is measured too, and told beside what was done.
         metrics: what tables show where nobody asks for others.
@@ -160,6 +169,8 @@ class BenchmarkConfig:
     least: int = 1
     most: int = 1000
     agree: float = 0.0
+    again: int = 2
+    limit: float = 120.0
     timeout: float = 600.0
     roofline: bool = True
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
@@ -177,17 +188,26 @@ class BenchmarkConfig:
 
     @classmethod
     def load(
-        cls, name: str, *, config_dir: str | None = None, overrides: Sequence[str] = (), multirun: bool = False
-    ) -> list[Self]:
+        cls, name: str, *, config_dir: str | None = None, overrides: Sequence[str] = (), multirun: bool = False,
+        commits: Sequence[str] = (),
+    ) -> list[Self]:  # fmt: skip
         """The config of a name, or all of its sweep.
+
+        Args:
+            name: of a file in the folder.
+            config_dir: the folder; the one that comes with omniform by default.
+            overrides: values in place of the files', as the command line takes them.
+            multirun: whether values parted by commas are one run each.
+            commits: at which every contender is measured that is of the repository: omniform, and scenarios that bring
+                their own work; other libraries are measured as they are, unless there is but one contender.
 
         Raises:
             ConfigError: there is none, or it cannot be measured; says what is wrong, and in which file.
         """
-        return [cls.of(one) for one in compose(config_dir, name, overrides, multirun=multirun)]
+        return [cls.of(one, commits) for one in compose(config_dir, name, overrides, multirun=multirun)]
 
     @classmethod
-    def of(cls, composed: Composed | Mapping[str, Any]) -> Self:
+    def of(cls, composed: Composed | Mapping[str, Any], commits: Sequence[str] = ()) -> Self:
         """A config of plain values.
 
         Raises:
@@ -204,7 +224,8 @@ class BenchmarkConfig:
         if isinstance(values.get("contenders"), Sequence) and isinstance(common, Mapping):
             values["contenders"] = [_over(common, one) for one in values["contenders"]]
         made = _found(typed(cls, values, whole.where), whole.where)
-        made = replace(made, contenders=made.contenders or (made.backend,), overrides=whole.overrides,
+        contenders = made.contenders or (made.backend,)
+        made = replace(made, contenders=_at(contenders, commits) if commits else contenders, overrides=whole.overrides,
                        swept=whole.swept)  # fmt: skip
         check(made, whole.where)
         return made
@@ -235,6 +256,30 @@ def _beside(name: str, origin: str) -> str:
     if not Path(origin).is_file() or not there.exists():
         return name
     return os.path.relpath(Path(origin).parent / name)
+
+
+def _at(contenders: Sequence[BackendConfig], commits: Sequence[str]) -> tuple[BackendConfig, ...]:
+    """Contenders at each of some commits; what is of another library stays as it is.
+
+    Raises:
+        ConfigError: none of several is of the repository.
+    """
+    own = [one for one in contenders if one.kind in ("omniform", "none") and one.commit is None and one.python is None]
+    own = list(contenders) if len(contenders) == 1 else own
+    if not own:
+        raise ConfigError("none of the contenders is of the repository", where="--commit",
+                          found=", ".join(one.kind for one in contenders),
+                          remedy="Name the commit of each: contenders=[{kind: ..., commit: ...}].")  # fmt: skip
+    found: list[BackendConfig] = []
+    titles: dict[str, int] = {}
+    for one in contenders:
+        for commit in commits if one in own else (one.commit,):
+            name = f"{one.name} {called(commit)}" if one.name and commit and one in own else one.name
+            made = replace(one, commit=commit, name=name)
+            titles[made.title()] = times = titles.get(made.title(), 0) + 1
+            # The same commit twice tells what the machine alone makes of a difference.
+            found.append(made if times == 1 else replace(made, name=f"{made.title()} ({times})"))
+    return tuple(found)
 
 
 def _over(common: Mapping[str, Any], own: object) -> object:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Final, Self
 
 from omniform.bench.config import NoiseConfig
+from omniform.bench.stats import spread_of
 
 TICK: Final = 1 / (os.sysconf("SC_CLK_TCK") if sys.platform != "win32" else 100)
 
@@ -155,9 +156,7 @@ def told(turns: Sequence[Disturbance], rounds: Sequence[Sequence[float]], limits
         worst = max(disturbed, key=lambda one: one.weight)
         found.append(f"{len(disturbed)} of {len(turns)} turns were disturbed: {'; '.join(worst.reasons)}")
     medians = [median(one) for one in rounds if one]
-    if len(medians) > 2:
-        middle = median(medians)
-        spread = median(abs(one - middle) for one in medians) / abs(middle) if middle else 0.0
-        if spread > limits.spread:
-            found.append(f"turns differ by {spread:.0%} of their median")
+    spread = spread_of(medians)
+    if spread > limits.spread:
+        found.append(f"turns differ by {spread:.0%} of their median")
     return found

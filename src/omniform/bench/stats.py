@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -13,6 +13,19 @@ RESAMPLES: Final = 10_000
 CONFIDENCE: Final = 0.99
 LEAST_EFFECT: Final = 0.03
 """A difference that is smaller is none: what else a machine does makes as much."""
+CLOSE: Final = 0.05
+"""Contenders are the same only where the interval excludes a difference of more; where it does not, nobody knows."""
+SPREAD: Final = 0.1
+"""Turns that differ by more (median absolute deviation, as a share of their median) were disturbed: others shared the
+caches and the processors in some, and not in others."""
+FLOOR_SAMPLES: Final = 100
+"""So many samples of either may hold a few that nobody disturbed."""
+FLOOR_TURNS: Final = 4
+FLOOR_REACHED: Final = 0.03
+"""The fastest samples count where so many turns have one that is no further from the fastest of all."""
+FLOOR_EFFECT: Final = 0.05
+"""A difference of the fastest samples that is smaller is none: where its memory lies makes one process faster than
+another by as much (measured: up to 5 % between processes of one program, on two busy cores)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +63,29 @@ def summary(samples: Sequence[float]) -> Summary:
                    len(found))  # fmt: skip
 
 
+Verdict = Literal["more", "less", "same", "unclear"]
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """How a second set of samples compares with a first.
 
     Attributes:
-        ratio: of the second's median to the first's.
+        ratio: of the second to the first.
         low, high: the ratio lies between, with :data:`CONFIDENCE`.
         verdict: ``more`` or ``less`` where the interval excludes equality and the difference is no smaller than
-            :data:`LEAST_EFFECT`; else ``same``.
+            :data:`LEAST_EFFECT`; ``same`` where the interval excludes any of :data:`CLOSE`; else ``unclear``: what the
+            machine did beside is more than what is looked for.
+        sure: whether it can be relied on; not where turns were disturbed and nothing else speaks for it.
+        fastest: whether it is of the fastest samples, since turns were disturbed, and not of medians.
     """
 
     ratio: float
     low: float
     high: float
-    verdict: Literal["more", "less", "same"]
+    verdict: Verdict
+    sure: bool = True
+    fastest: bool = False
 
 
 def difference(
@@ -73,6 +94,7 @@ def difference(
     *,
     least: float = LEAST_EFFECT,
     confidence: float = CONFIDENCE,
+    better: str = "lower",
 ) -> Difference:
     """Compare two contenders.
 
@@ -80,10 +102,16 @@ def difference(
     down slowed both. Else their turns are drawn independently. Either way it is turns that are drawn again and not
     single samples, which are alike within a turn.
 
+    Where turns differ by more than :data:`SPREAD`, medians tell what the machine did beside, and there may be enough
+    samples to compare the fastest: those that nobody disturbed.
+
     Args:
         first, second: samples by turn; positive numbers.
+        better: whether ``lower`` or ``higher`` samples are the fast ones.
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13: percentile intervals.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13: percentile intervals. Chen and
+    Revels, Robust benchmarking in noisy environments (2016): what disturbs only ever adds, so that the least time is
+    the one that tells of the program.
     """
     one, two = _medians(first), _medians(second)
     rng = np.random.default_rng(0)
@@ -94,13 +122,49 @@ def difference(
     else:
         drawn = _draws(two, rng) / _draws(one, rng)
         ratio = float(np.median(two) / np.median(one))
+    found = _judged(ratio, drawn, least, confidence)
+    if max(spread_of(one), spread_of(two)) <= SPREAD:
+        return found
+    if min(sum(map(len, first)), sum(map(len, second))) >= FLOOR_SAMPLES:
+        pick = min if better == "lower" else max
+        one, two = (np.asarray([pick(turn) for turn in each if len(turn)]) for each in (first, second))
+        drawn = _bests(two, pick is min, rng) / _bests(one, pick is min, rng)
+        fastest = _judged(float(pick(two) / pick(one)), drawn, max(least, FLOOR_EFFECT), confidence)
+        if fastest.verdict != "unclear" and _reached(one, pick(one)) and _reached(two, pick(two)):
+            return replace(fastest, fastest=True)
+    # Not even the direction is certain, unless it is far more than turns differ by.
+    far = found.low > 1 + SPREAD or found.high < 1 / (1 + SPREAD)
+    return replace(found, verdict=found.verdict if far else "unclear", sure=False)
+
+
+def _reached(bests: NDArray[np.float64], best: float) -> bool:
+    """Whether several turns came to the best that there is: then it is a floor, and not one lucky moment."""
+    return int(np.sum(np.abs(bests / best - 1) <= FLOOR_REACHED)) >= FLOOR_TURNS
+
+
+def _judged(ratio: float, drawn: NDArray[np.float64], least: float, confidence: float) -> Difference:
     tail = 50 * (1 - confidence)
     low, high = (float(edge) for edge in np.percentile(drawn, [tail, 100 - tail]))
+    verdict: Verdict = "unclear"
     if low > 1 and ratio >= 1 + least:
-        return Difference(ratio, low, high, "more")
-    if high < 1 and ratio <= 1 - least:
-        return Difference(ratio, low, high, "less")
-    return Difference(ratio, low, high, "same")
+        verdict = "more"
+    elif high < 1 and ratio <= 1 - least:
+        verdict = "less"
+    elif low >= 1 - CLOSE and high <= 1 + CLOSE:
+        verdict = "same"
+    return Difference(ratio, low, high, verdict)
+
+
+def spread_of(medians: Sequence[float] | NDArray[np.float64]) -> float:
+    """By which share of their median turns differ (median absolute deviation); 0 of fewer than three."""
+    values = np.asarray(medians, dtype=np.float64)
+    middle = float(np.median(values)) if len(values) > 2 else 0.0
+    return float(np.median(np.abs(values - middle))) / abs(middle) if middle else 0.0
+
+
+def _bests(bests: NDArray[np.float64], lowest: bool, rng: np.random.Generator) -> NDArray[np.float64]:
+    drawn = bests[rng.integers(len(bests), size=(RESAMPLES, len(bests)))]
+    return np.asarray(drawn.min(axis=1) if lowest else drawn.max(axis=1), dtype=np.float64)
 
 
 def _medians(rounds: Sequence[Sequence[float]]) -> NDArray[np.float64]:

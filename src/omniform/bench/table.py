@@ -7,13 +7,18 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from omniform.bench.config import BenchmarkConfig
-from omniform.bench.report.figures import ENOUGH, missed, neither, ratio_of, shown
+from omniform.bench.report.figures import ENOUGH, base_of, missed, neither, ratio_of, shown
 from omniform.bench.results import Measure, Result, split_metric
 from omniform.bench.stats import difference
 from omniform.core.errors import DependencyError, InputError, listed
 
 ASIDE: Final = ("memory.peak", "cpu.use", "roofline")
 """Shown beside what the scenario measures, where nobody asks for columns."""
+
+UNCLEAR: Final = (
+    "unclear: turns differed too much to say whether contenders are within 5 % of one another; measure more rounds, on "
+    "a quieter machine, or with clock=cpu threads=1"
+)
 
 
 def page(config: BenchmarkConfig, results: Sequence[Result], metrics: Sequence[str] | None) -> Iterable[str]:
@@ -31,9 +36,9 @@ def page(config: BenchmarkConfig, results: Sequence[Result], metrics: Sequence[s
         from rich.text import Text
     except ImportError:
         raise DependencyError("rich is needed for this", remedy="pip install 'omniform[bench]'") from None
-    measured = [one for one in results if one.measures]
+    measured = _measured(results)
     title = " ".join([config.name, *config.overrides])
-    lines = [] if not measured else _lines(measured, metrics or config.metrics or None)
+    lines = [line for _, line in _ranked(measured, _asked(config, metrics))]
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     for name in ("metric", "contender", "value", "p90", "of the first", "verdict"):
         table.add_column(name, justify="right" if name in ("value", "p90") else "left", no_wrap=True)
@@ -46,11 +51,31 @@ def page(config: BenchmarkConfig, results: Sequence[Result], metrics: Sequence[s
     for one in results:
         if one.error is not None:
             yield f"{one.contender}: FAILED: {one.error}"
+    if any(line[-1].startswith("unclear") for line in lines):
+        yield UNCLEAR
+    if any("(fastest)" in line[-1] for line in lines):
+        yield "(fastest): turns were disturbed; the fastest samples, which were not, are compared"
     for one in results:
         yield from (f"{one.contender}: noise: {sentence}" for sentence in one.noise)
 
 
-def _lines(results: Sequence[Result], metrics: Sequence[str] | None) -> list[tuple[str, ...]]:
+def regressions(config: BenchmarkConfig, results: Sequence[Result], metrics: Sequence[str] | None) -> list[str]:
+    """What became worse, and is sure, in words: of the metrics that the table shows."""
+    ranked = _ranked(_measured(results), _asked(config, metrics))
+    return [f"{line[0]} of {line[1]}" for rank, line in ranked if rank == 0 and "?" not in line[-1]]
+
+
+def _measured(results: Sequence[Result]) -> list[Result]:
+    return [one for one in results if one.measures]
+
+
+def _asked(config: BenchmarkConfig, metrics: Sequence[str] | None) -> Sequence[str] | None:
+    return metrics or config.metrics or None
+
+
+def _ranked(results: Sequence[Result], metrics: Sequence[str] | None) -> list[tuple[int, tuple[str, ...]]]:
+    if not results:
+        return []
     known = list(dict.fromkeys(name for one in results for name in one.measures))
     if metrics is None:
         aside = [name for name in known if name.startswith(("memory.", "cpu.", "gpu.", "energy.", "flop", "bytes",
@@ -61,26 +86,25 @@ def _lines(results: Sequence[Result], metrics: Sequence[str] | None) -> list[tup
         name, _ = split_metric(metric)
         if name not in known:
             raise InputError(f"{name!r} was not measured", where="--metrics", expected=listed(known))
-        first = next((one for one in results if name in one.measures), None)
-        assert first is not None
-        for one in results:
-            if name in one.measures:
-                rank, line = _line(metric, one, first)
-                ranked.append((rank, place, line))
+        having = [one for one in results if name in one.measures]
+        for one in having:
+            rank, line = _line(metric, one, base_of(one, having), having[0])
+            ranked.append((rank, place, line))
     # A metric's lines stay together: it comes as early as the worst of them.
     worst = {place: min(rank for rank, at, _ in ranked if at == place) for _, place, _ in ranked}
-    return [line for _, _, line in sorted(ranked, key=lambda one: (worst[one[1]], one[1]))]
+    return [(rank, line) for rank, _, line in sorted(ranked, key=lambda one: (worst[one[1]], one[1]))]
 
 
-def _line(metric: str, one: Result, first: Result) -> tuple[int, tuple[str, ...]]:
+def _line(metric: str, one: Result, base: Result, first: Result) -> tuple[int, tuple[str, ...]]:
     name, statistic = split_metric(metric)
-    measure, base = one.measures[name], first.measures[name]
+    measure = one.measures[name]
     value = measure.statistic(statistic)
     p90 = shown(measure.summary.p90, measure.unit) if measure.summary.count > 1 else ""
-    if one is first:
+    if one is base:
         return 1, (metric, one.contender, shown(value, measure.unit), p90, "", "")
-    rank, ratio, verdict, found = compared(base, measure)
+    rank, ratio, verdict, found = compared(base.measures[name], measure)
     verdict = ", ".join(filter(None, (verdict, missed(one, metric, found))))
+    ratio += "" if base is first or not ratio else f" of {base.contender}"
     return rank, (metric, one.contender, shown(value, measure.unit), p90, ratio, verdict)
 
 
@@ -89,10 +113,11 @@ def compared(base: Measure, measure: Measure) -> tuple[int, str, str, float]:
     ratio as a number."""
     if neither(measure.name) or not all(value > 0 for value in (*base.samples, *measure.samples)):
         return 1, "", "", float("nan")
-    found = difference(base.rounds, measure.rounds)
+    found = difference(base.rounds, measure.rounds, better=measure.better)
     ratio = ratio_of(found.ratio, found.low, found.high)
-    if found.verdict == "same":
-        return 1, ratio, "same", found.ratio
+    if found.verdict in ("same", "unclear"):
+        return 1, ratio, found.verdict, found.ratio
     better = (found.verdict == "less") == (measure.better == "lower")
-    doubt = "?" if min(len(base.rounds), len(measure.rounds)) < ENOUGH else ""
+    doubt = "" if found.sure and min(len(base.rounds), len(measure.rounds)) >= ENOUGH else "?"
+    doubt += " (fastest)" if found.fastest else ""
     return (2, ratio, f"better{doubt}", found.ratio) if better else (0, ratio, f"WORSE{doubt}", found.ratio)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +43,9 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     own.add_argument("--metrics", metavar="A,B", help="columns, such as decode.latency.mean,memory.peak")
     own.add_argument("--json", metavar="FILE", help="write all results with their samples; '-': standard output")
     own.add_argument("--db", metavar="URL", help="keep results: sqlite:///bench.db or postgresql://...")
+    own.add_argument(
+        "--fail-on-regression", action="store_true", help="exit with 1 where a metric that is shown became worse"
+    )
     own.set_defaults(changes=[])
     own.epilog = "KEY=VALUE among the options is a value instead of the file's: scenario.batch=4 scenario=decode"
     own.pairs = CHANGE
@@ -67,33 +73,64 @@ def work(given: argparse.Namespace) -> int:
     from omniform.bench.commits import Commits
     from omniform.bench.config import BenchmarkConfig
     from omniform.bench.storing import storage
+    from omniform.bench.table import regressions
 
     configs = BenchmarkConfig.load(
-        given.config_name, config_dir=given.config_dir, overrides=_changes(given), multirun=given.multirun
-    )
+        given.config_name, config_dir=given.config_dir, overrides=given.changes, multirun=given.multirun,
+        commits=given.commits,
+    )  # fmt: skip
     kept = None if given.db is None else storage(given.db)
     cache = None if given.cache is None else Path(given.cache).expanduser()
     commits = Commits(Path(given.repo), cache)
     results: list[Result] = []
+    worse: list[str] = []
     interrupted = False
-    for config in configs:
-        benchmark = Benchmark(config, on_result=[] if kept is None else [kept], say=_say, commits=commits)
-        done = benchmark.run()
-        results += done
-        if given.json is not None and given.json != "-":
-            _write(Path(given.json), results)
-        if given.json != "-":
-            _show(config, done, given.metrics)
-        if benchmark.interrupted:
-            interrupted = True
-            break
+    with _ended() as ended:
+        for config in configs:
+            benchmark = Benchmark(config, on_result=[] if kept is None else [kept], say=_say, commits=commits)
+            done = benchmark.run()
+            results += done
+            if given.json is not None and given.json != "-":
+                _write(Path(given.json), results)
+            if given.json != "-":
+                _show(config, done, _metrics(given))
+            if given.fail_on_regression:
+                worse += regressions(config, done, _metrics(given))
+            if benchmark.interrupted:
+                interrupted = True
+                break
     if given.json == "-":
         print(json.dumps([one.told() for one in results], ensure_ascii=False))
     if kept is not None:
         _keep_lost(kept, printed=given.json == "-")
     if interrupted:
-        return 130
-    return 1 if any(one.status == "failed" for one in results) else 0
+        return 128 + (ended[0] if ended else signal.SIGINT)
+    for one in worse:
+        _say(f"regression: {one}")
+    return 1 if worse or any(one.status == "failed" for one in results) else 0
+
+
+@contextmanager
+def _ended() -> Iterator[list[int]]:
+    """Whoever ends this process by SIGTERM is heard as Ctrl-C is: what is whole is kept, nothing is left behind.
+
+    Yields:
+        The signal, once it has come.
+    """
+    told: list[int] = []
+
+    def hear(number: int, frame: object) -> None:
+        told.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    before = signal.signal(signal.SIGTERM, hear)
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _of_results(work: Callable[[argparse.Namespace], int], given: argparse.Namespace) -> int:
@@ -102,6 +139,8 @@ def _of_results(work: Callable[[argparse.Namespace], int], given: argparse.Names
         "--config-name": given.config_name, "--config-dir": given.config_dir, "--list": given.list,
         "--multirun": given.multirun, "--commit": given.commits, "--cache": given.cache, "KEY=VALUE": given.changes,
     }  # fmt: skip
+    if given.of_results != "compare":
+        measuring["--fail-on-regression"] = given.fail_on_regression
     for option, value in measuring.items():
         if value:
             raise InputError(
@@ -110,12 +149,8 @@ def _of_results(work: Callable[[argparse.Namespace], int], given: argparse.Names
     return work(given)
 
 
-def _changes(given: argparse.Namespace) -> list[str]:
-    changes = list(given.changes)
-    if given.commits:
-        listed = ",".join(f"{{commit: {json.dumps(one)}}}" for one in given.commits)
-        changes.append(f"contenders=[{listed}]")
-    return changes
+def _metrics(given: argparse.Namespace) -> list[str] | None:
+    return None if given.metrics is None else [one.strip() for one in given.metrics.split(",") if one.strip()]
 
 
 def _say(line: str) -> None:
@@ -145,10 +180,10 @@ def _keep_lost(kept: Keeping, *, printed: bool) -> None:
         raise kept.error
 
 
-def _show(config: BenchmarkConfig, results: Sequence[Result], metrics: str | None) -> None:
+def _show(config: BenchmarkConfig, results: Sequence[Result], metrics: Sequence[str] | None) -> None:
     from omniform.bench.table import page
 
-    for line in page(config, results, None if metrics is None else metrics.split(",")):
+    for line in page(config, results, metrics):
         print(line)
 
 

@@ -24,10 +24,11 @@ from omniform.bench.results import Measure, Result, split_metric
 from omniform.bench.stats import LEAST_EFFECT, difference
 from omniform.core.errors import InputError, nearest
 
-Verdict = Literal["worse", "better", "changed", "same", "untested"]
+Verdict = Literal["worse", "better", "changed", "unclear", "same", "untested"]
 
-ORDER: Final[tuple[Verdict, ...]] = ("worse", "better", "changed", "same", "untested")
-"""``changed``: where neither direction is better. ``untested``: too few turns, or numbers that are not positive."""
+ORDER: Final[tuple[Verdict, ...]] = ("worse", "better", "changed", "unclear", "same", "untested")
+"""``changed``: where neither direction is better. ``unclear``: turns differ too much to tell. ``untested``: too few
+turns, or numbers that are not positive."""
 
 Key = tuple[str, str, str]
 """A config, a scenario, a contender."""
@@ -180,17 +181,17 @@ def row_of(key: Key, metric: str, one: Measure, two: Measure, statistic: str, le
     left, right = turns_of(one, statistic), turns_of(two, statistic)
     turns = (len(left), len(right))
     nan = math.nan
-    ratio, low, high, verdict = nan, nan, nan, "untested"
+    ratio, low, high, verdict, sure = nan, nan, nan, "untested", True
     positive = all(math.isfinite(value) and value > 0 for turn in (*left, *right) for value in turn)
     if min(turns) >= 1 and positive:
-        told = difference(left, right, least=least)
-        ratio, low, high = told.ratio, told.low, told.high
+        told = difference(left, right, least=least, better=one.better)
+        ratio, low, high, sure = told.ratio, told.low, told.high, told.sure
         if min(turns) >= LEAST_TURNS:
             verdict = _verdict(told.verdict, one)
     return Row(
         key=key, metric=metric, unit=unit_of(one.unit, statistic), first=one.statistic(statistic),
         second=two.statistic(statistic), ratio=ratio, low=low, high=high, verdict=verdict,  # type: ignore[arg-type]
-        sure=min(turns) >= ENOUGH, turns=turns,
+        sure=sure and min(turns) >= ENOUGH, turns=turns,
     )  # fmt: skip
 
 
@@ -200,8 +201,8 @@ def unit_of(unit: str, statistic: str) -> str:
 
 
 def _verdict(told: str, measure: Measure) -> Verdict:
-    if told == "same":
-        return "same"
+    if told in ("same", "unclear"):
+        return "same" if told == "same" else "unclear"
     if neither(measure.name):
         return "changed"
     return "better" if (told == "less") == (measure.better == "lower") else "worse"

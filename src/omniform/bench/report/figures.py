@@ -133,6 +133,13 @@ def plain(result: Result) -> str:
     return " ".join(kept) if kept and len(kept) < len(words) else result.contender
 
 
+def base_of(one: Result, results: Sequence[Result]) -> Result:
+    """Whom a result is compared with: the first that is alike but for its commit; the first of all where there is no
+    other."""
+    alike = next((each for each in results if each.commit is not None and plain(each) == plain(one)), one)
+    return alike if alike is not one and one.commit is not None else results[0]
+
+
 def _calls(word: str, commit: str) -> bool:
     # Names are cut at twelve characters.
     return bool(commit) and (word in (commit, commit[:12]) or (len(word) >= 7 and commit.startswith(word)))

@@ -16,6 +16,7 @@ TITLES: Final = {
     "worse": "REGRESSIONS",
     "better": "Improvements",
     "changed": "Changed (neither better nor worse)",
+    "unclear": "Unclear (turns differ too much)",
     "same": "The same",
     "untested": "Not to be told (too few turns, or values of zero)",
 }
@@ -42,7 +43,7 @@ def comparison_lines(found: Comparison, *, colors: bool = False) -> Iterator[str
             yield f"{title}:"
             yield from (f"  {text}" for text in texts)
     if any(not row.sure and row.verdict in ("worse", "better", "changed") for row in found.rows):
-        yield "?: few turns; chance alone does that more often than once in a hundred times. Measure more rounds."
+        yield "?: few turns, or such as were disturbed; chance alone may do that. Measure more rounds."
     worse = len(found.regressions)
     yield f"{worse or 'no'} regression{'' if worse == 1 else 's'} among {len(found.rows)} metrics"
 
