@@ -13,6 +13,9 @@ from omniform.bench.config import BackendConfig
 from omniform.bench.contender import ContenderError
 from omniform.bench.made import cache_folder
 
+IN_A_FILE: Final = "gguf:"
+"""What a ``quantize`` begins with whose model is a GGUF file, of whichever backend."""
+
 FLOATS: Final = {"auto": "BF16", "bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -24,7 +27,7 @@ def gguf_of(model: str, backend: BackendConfig) -> str:
     """
     if model.endswith(".gguf"):
         return model
-    kind = backend.quantize or FLOATS.get(backend.dtype, backend.dtype)
+    kind = (backend.quantize or "").removeprefix(IN_A_FILE) or FLOATS.get(backend.dtype, backend.dtype)
     folder = cache_folder() / "gguf"
     named = hashlib.sha256(f"{model} {_changed(Path(model))}".encode()).hexdigest()[:16]
     file = folder / f"{named}-{kind}.gguf"

@@ -35,7 +35,7 @@ class Omniform(OnTorch):
     def loading(self) -> dict[str, Any]:
         """``quantize`` becomes what the command line makes of it."""
         given = super().loading()
-        if self.options.get("quantize"):
+        if self.options.get("quantize") and not str(self.options["quantize"]).startswith("gguf:"):  # that is a file
             made = import_module("omniform.export.quantizing").on_loading
             given |= made(str(self.options["quantize"]), str(given.get("dtype", "auto")))
         return {**given, "device_map": self.device} if self.device != "cpu" else given
