@@ -26,7 +26,7 @@ from omniform.core.errors import InputError, RepoError
 from omniform.export.formats import FORMATS, Exported, Format, Options, format_named, options_of
 from omniform.export.onnx.certificates import TOLERANCES, Case, Runs, compare, digest, judge
 from omniform.export.onnx.layout import CERTIFICATE, Graph, Layout, Role, read_layout
-from omniform.export.onnx.parts import Part, named, of_size, parts_of
+from omniform.export.onnx.parts import Part, fitting, named, of_size, parts_of
 from omniform.export.onnx.tasks import Wanted, load, wanted
 from omniform.hub.checkpoint import load_as_saved
 from omniform.hub.files import locate
@@ -154,6 +154,7 @@ def _export(
     model: Model, task: Wanted, target: Path, form: Format, options: Options, source: str, side: Mapping[str, Path]
 ) -> Exported:
     runtime = runtime_of(form.name)
+    task = fitting(model, task)
     parts = parts_of(model, task)
     told: dict[str, object] = {}
 

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class WrittenOut(TorchFunctionMode):
-    """Within, ``scaled_dot_product_attention`` is computed by :func:`attention`."""
+    """Within, ``scaled_dot_product_attention`` is computed by :func:`attention`, ``embedding_bag`` by :func:`bags`."""
 
     def __torch_function__(
         self,
@@ -28,7 +28,25 @@ class WrittenOut(TorchFunctionMode):
     ) -> object:
         if func is F.scaled_dot_product_attention:
             return attention(*args, **(kwargs or {}))  # type: ignore[arg-type] # as the kernel's own arguments are
+        given = kwargs or {}
+        weights = given.get("per_sample_weights")
+        if func is F.embedding_bag and isinstance(weights, Tensor) and given.get("offsets") is None:
+            return bags(*args[:2], weights)  # type: ignore[arg-type, call-arg] # as the kernel's own arguments are
         return func(*args, **(kwargs or {}))
+
+
+def bags(indices: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Sums of rows of a table, weighed.
+
+    Args:
+        indices: Shape: [N, K].
+        rows: Shape: [R, D].
+        weights: Shape: [N, K].
+
+    Returns:
+        Shape: [N, D].
+    """
+    return (weights.unsqueeze(-2) @ F.embedding(indices, rows)).squeeze(-2)
 
 
 def attention(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._ops import HigherOrderOperator, OpOverload
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
@@ -150,7 +151,7 @@ def _anew(node: fx.Node) -> OpOverload | None:
 
 
 IN_PLACE: Final = (
-    "add", "sub", "mul", "div", "relu", "masked_fill", "clamp", "clamp_min", "clamp_max", "fill", "zero", "index_fill",
+    "add", "sub", "mul", "div", "relu", "masked_fill", "clamp", "clamp_min", "clamp_max", "index_fill",
     "index_copy", "index_put", "scatter", "exp", "neg", "sigmoid", "tanh", "silu", "gelu", "sqrt", "rsqrt", "pow",
     "square", "logical_not", "bitwise_not", "bitwise_and", "bitwise_or", "hardtanh", "leaky_relu", "elu", "index_add",
 )  # fmt: skip
@@ -174,6 +175,8 @@ def _simpler(node: fx.Node, table: Table, translated: frozenset[object]) -> None
                 user.replace_input_with(written, node)
     if target in CONVERSIONS:
         _converted(node)
+    elif target is aten.cat.default:
+        _of_one_dtype(node)
     elif target not in translated and (target in table or _composed(target)):
         _taken_apart(node, table, translated)
 
@@ -193,6 +196,22 @@ def _converted(node: fx.Node) -> None:
         node.target, node.args, node.kwargs = aten._to_copy.default, (source,), {"dtype": after}
 
 
+def _of_one_dtype(node: fx.Node) -> None:
+    """ONNX joins tensors of one dtype alone; torch makes them so by itself."""
+    wanted = cast(Tensor, node.meta["val"]).dtype
+    joined = []
+    for one in cast("list[fx.Node]", node.args[0]):
+        value = cast(Tensor, one.meta["val"])
+        if value.dtype != wanted:
+            with node.graph.inserting_before(node):
+                same = node.graph.call_function(aten._to_copy.default, (one,), {"dtype": wanted})
+            same.meta["val"] = value.to(wanted)
+            joined.append(same)
+        else:
+            joined.append(one)
+    node.args = (joined, *node.args[1:])
+
+
 def _taken_apart(node: fx.Node, table: Table, translated: frozenset[object]) -> None:
     """Put the operations that a node is made of in its place."""
     leaves, tree = pytree.tree_flatten((node.args, node.kwargs))
@@ -204,7 +223,9 @@ def _taken_apart(node: fx.Node, table: Table, translated: frozenset[object]) -> 
         args, kwargs = pytree.tree_unflatten([known[x] if isinstance(x, fx.Node) else x for x in leaves], tree)
         return cast(OpOverload, node.target)(*args, **kwargs)
 
-    mode = next(value.fake_mode for value in values if isinstance(value, Tensor))  # type: ignore[attr-defined]
+    mode = next((value.fake_mode for value in values if isinstance(value, FakeTensor)), None)
+    if mode is None:
+        raise UnclearError(f"{node.target} reads no tensor")
     # Without the dispatcher of Python, some sizes that are symbols would become numbers.
     with mode, torch.no_grad(), enable_python_dispatcher():
         made = make_fx(alone, decomposition_table=table, tracing_mode="real")(*values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import cast
@@ -162,14 +162,20 @@ MEDIA, TEXTS = ("vision_config", "audio_config", "backbone_config", "encoder"), 
 
 def said(model: Model, *keys: str, parts: Sequence[str] = TEXTS) -> object:
     """What a config says under the first of some keys, itself or in its parts; None where it says nothing."""
-    config = model.config
-    several: list[ModelConfig] = [config, *(config.parts[part] for part in parts if part in config.parts)]
-    for own in several:
+    for own in _configs(model.config, parts):
         for key in keys:
             found = cast("Mapping[str, object]", vars(own)["values"]).get(key, own.raw.get(key))
             if found is not None:
                 return found
     return None
+
+
+def _configs(config: ModelConfig, parts: Sequence[str]) -> Iterator[ModelConfig]:
+    """A config, and those of its parts, outer ones first."""
+    yield config
+    for part in parts:
+        if part in config.parts:
+            yield from _configs(config.parts[part], parts)
 
 
 def _found(model: Model, *keys: str) -> object:

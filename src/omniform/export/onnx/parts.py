@@ -151,6 +151,15 @@ class Part:
     outputs: tuple[str, ...]
 
 
+def fitting(model: Model, task: Wanted) -> Wanted:
+    """A task that was not asked for by name, without a cache where the model's does not go in and out."""
+    able = (
+        isinstance(model, (Seq2SeqLM, PairedWriter, MultimodalLM))
+        or (task.name == "text-generation" and isinstance(model, (CausalLM, TextWriter)) and _writes_alone(model))
+    )  # fmt: skip
+    return task if able or task.asked else replace(task, cached=False)
+
+
 def parts_of(model: Model, task: Wanted) -> list[Part]:
     """The graphs that a task takes.
 

@@ -102,10 +102,12 @@ class Wanted:
     Attributes:
         name: without the ending.
         cached: whether the cache goes in and out.
+        asked: whether it was named, and is not the model's own.
     """
 
     name: str
     cached: bool
+    asked: bool = True
 
     @property
     def whole(self) -> str:
@@ -133,8 +135,8 @@ def wanted(task: str, able: tuple[Task, ...], whose: str) -> Wanted:
     listing = [name + ending for name in has for ending in (("", PAST) if TASKS[name].writes else ("",))]
     if task == "auto":
         if not has:  # a head that has no task of its own gives what it gives
-            return Wanted("feature-extraction", cached=False)
-        return Wanted(has[0], TASKS[has[0]].writes)
+            return Wanted("feature-extraction", cached=False, asked=False)
+        return Wanted(has[0], TASKS[has[0]].writes, asked=False)
     task = ALIASES.get(task.removesuffix(PAST), task.removesuffix(PAST)) + PAST * task.endswith(PAST)
     name, cached = (task.removesuffix(PAST), True) if task.endswith(PAST) else (task, False)
     if task not in told():
