@@ -1,4 +1,4 @@
-"""Operations that torch's exporter translates by random luck or not at all: looking for numbers among others."""
+"""Graphs: operations that torch's exporter does not translate, and nodes that are taken apart alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from omniform.export.onnx.graphs import graph_of
 from omniform.export.onnx.inputs import Input
@@ -54,3 +55,62 @@ def test_numbers_among_others(name: str, tmp_path: Path) -> None:
         values = own.example({BATCH: rows}, seed=rows)
         (found,) = session.run(["found"], {"values": values.numpy()})
         assert np.array_equal(found, WAYS[name](values).numpy())
+
+
+def shifted(x: Tensor) -> Tensor:
+    y = x + 1
+    return y.mul_(2).add_(x)
+
+
+def seen_by_its_base(x: Tensor) -> Tensor:
+    """What is written through a view is read through its base."""
+    y = x * 3
+    y[:, 1:3].add_(5)
+    return y
+
+
+def seen_by_its_view(x: Tensor) -> Tensor:
+    y = x * 3
+    part = y[:, 2:]
+    y.relu_()
+    return part + 1
+
+
+def same_or_not(x: Tensor) -> Tensor:
+    """A conversion to what it is already is no copy: both names see the writing."""
+    y = x * 3
+    y.to(torch.float32).mul_(2)
+    return y
+
+
+def joined(x: Tensor) -> Tensor:
+    return torch.cat((x, (x > 0).to(torch.int32), torch.arange(6).expand_as(x)), 1)
+
+
+WRITING = {
+    "fresh": (shifted, True), "through a view": (seen_by_its_base, False), "under a view": (seen_by_its_view, False),
+    "through a conversion": (same_or_not, True), "joined dtypes": (joined, True),
+    "norm": (lambda x: torch.nn.functional.rms_norm(x, (6,), torch.arange(6.0), 1e-3), True),
+    "norm of two axes": (lambda x: torch.nn.functional.rms_norm(x.view(-1, 2, 3), (2, 3)), True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_what_writes_in_place_makes_anew(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Node by node where nobody else sees it, by torch's own way where somebody does; the same numbers in both."""
+    look, alone = WRITING[name]
+    asked = []
+    usual = ExportedProgram.run_decompositions
+    monkeypatch.setattr(
+        ExportedProgram, "run_decompositions", lambda self, *given, **named: asked.append(1) or usual(self, *given)
+    )
+    own = Input("values", (BATCH, 6), numbers)
+    onnx_ir.save(graph_of(Looks(look), [own], ["found"], 20, name), tmp_path / "model.onnx")
+    assert bool(asked) is not alone
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for rows in (1, 3):
+        values = own.example({BATCH: rows}, seed=rows)
+        (found,) = session.run(["found"], {"values": values.numpy()})
+        expected = look(values.clone())
+        assert found.shape == tuple(expected.shape)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -188,3 +188,51 @@ def test_fewer_bits_have_tolerances_of_their_own(bits: dict[str, str], tmp_path:
     assert sizes[1] < 0.75 * sizes[0]
     graph = read_layout(tmp_path / "small").graphs["model"]
     assert {port.dtype for port in (*graph.inputs, *graph.outputs)} == {"int64", "float32"}
+
+
+@torch.no_grad()
+def test_pictures_of_one_size_where_the_model_allows_no_other(tmp_path: Path) -> None:
+    """Tables of places are laid out for a size: the file has that one, and any number of rows."""
+    model = made("AutoModelForImageClassification", "beit", **{**VISION, "use_relative_position_bias": True})
+    model.export("onnx", tmp_path / "out")
+    assert read_layout(tmp_path / "out").graphs["model"].inputs[0].dims == ("batch_size", 3, 8, 8)
+    pixels = torch.randn(7, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    close(
+        alone(tmp_path / "out", {"a/model.onnx": {"pixel_values": pixels}}, tmp_path),
+        {"a/logits": model(pixels).logits},
+    )
+
+
+@torch.no_grad()
+def test_experts_that_get_no_token(tmp_path: Path) -> None:
+    """One token chooses two of eight experts; many choose all."""
+    model = made(
+        "AutoModelForCausalLM", "mixtral", **TEXT, num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2
+    )
+    model.export("onnx", tmp_path / "out", task="text-generation")
+    calls, expected = {}, {}
+    for rows, length in ((1, 1), (1, 2), (5, 90)):
+        given = masked(rows, length, "none")
+        given["position_ids"] = torch.arange(length).expand(rows, -1)
+        calls[f"{length}/model.onnx"], expected[f"{length}/logits"] = given, model(**given).logits
+    close(alone(tmp_path / "out", calls, tmp_path), expected)
+
+
+@torch.no_grad()
+def test_beyond_a_sliding_window(tmp_path: Path) -> None:
+    """Windows that the certificate's lengths do not fill, and steps far behind them."""
+    model = made("AutoModelForCausalLM", "mistral", **TEXT, num_key_value_heads=2, sliding_window=40)
+    model.export("onnx", tmp_path / "out", task="text-generation-with-past")
+    calls, expected = {}, {}
+    for past, new in ((0, 120), (100, 1), (39, 2), (45, 60)):
+        ids = torch.randint(3, 60, (2, past + new), generator=torch.Generator().manual_seed(past))
+        held = {f"past_key_values.0.{kind}": torch.zeros(2, 2, 0, 4) for kind in ("key", "value")}
+        if past:
+            begun = model(ids[:, :past], use_cache=True).past_key_values[0]
+            held = {f"past_key_values.0.{kind}": part for kind, part in zip(("key", "value"), begun, strict=True)}
+        calls[f"{past}/model.onnx"] = {
+            "input_ids": ids[:, past:], "attention_mask": torch.ones_like(ids),
+            "position_ids": torch.arange(past, past + new).expand(2, -1), **held,
+        }  # fmt: skip
+        expected[f"{past}/logits"] = model(ids).logits[:, past:]
+    close(alone(tmp_path / "out", calls, tmp_path), expected)

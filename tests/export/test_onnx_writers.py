@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from omniform.architectures.model import Model
 from omniform.cli.main import main
 from omniform.core.errors import InputError, RepoError, UnknownNameError
 from omniform.export import exporting
+from omniform.export.onnx import tasks
 from omniform.export.onnx.layout import CERTIFICATE, read_layout
 
 TINY = {
@@ -143,6 +145,61 @@ def test_what_is_refused(model: Model, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such format"):
         model.export("onyx", tmp_path / "a")
     assert not list(tmp_path.iterdir())
+
+
+def test_every_name_of_a_task_works_or_is_refused_with_the_nearest() -> None:
+    """The ecosystem's older names and those of pipelines mean what optimum's do."""
+    for name, meant, able in (
+        ("causal-lm-with-past", "text-generation-with-past", "causal-lm"),
+        ("causal-lm", "text-generation", "causal-lm"),
+        ("seq2seq-lm-with-past", "text2text-generation-with-past", "seq2seq-lm"),
+        ("translation", "text2text-generation", "seq2seq-lm"),
+        ("sentence-similarity", "feature-extraction", "base"),
+        ("default", "feature-extraction", "base"),
+        ("masked-lm", "fill-mask", "masked-lm"),
+        ("sequence-classification", "text-classification", "sequence-classification"),
+        ("zero-shot-classification", "text-classification", "sequence-classification"),
+        ("ner", "token-classification", "token-classification"),
+        ("speech2seq-lm-with-past", "automatic-speech-recognition-with-past", "speech-seq2seq"),
+        ("vision2seq-lm", "image-to-text", "image-text-to-text"),
+    ):
+        assert tasks.wanted(name, (able,), "it").whole == meant
+    for name, nearest in (("causal-ml", "causal-lm"), ("sentence-similarty", "sentence-similarity")):
+        with pytest.raises(UnknownNameError, match=f"Did you mean '{nearest}'"):
+            tasks.wanted(name, ("causal-lm", "base"), "it")
+    with pytest.raises(UnknownNameError):  # nothing of it writes
+        tasks.wanted("default-with-past", ("base",), "it")
+
+
+@pytest.mark.parametrize("bits", [{}, {"quantize": "int8"}, {"dtype": "fp16"}], ids=str)
+def test_a_full_disk_leaves_nothing_half_written(model: Model, bits: dict[str, str], tmp_path: Path) -> None:
+    """No file may be longer than that: what was there stays, and nothing is beside it."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/mine.txt").write_text("mine")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))
+    try:
+        with pytest.raises(RepoError, match="the folder cannot be written"):
+            model.export("onnx", tmp_path / "there", task="text-generation", overwrite=True, **bits)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.rglob("*")] == ["there", "mine.txt"]
+
+
+@torch.no_grad()
+def test_a_decoder_without_a_cache(model: Model, tmp_path: Path) -> None:
+    done = model.export("onnx", tmp_path / "out", task="text-generation")
+    assert (done.task, list(done.files.values())) == ("text-generation", ["model.onnx"])
+    calls, expected = {}, {}
+    for rows, length in ((1, 1), (4, 130)):
+        ids = torch.randint(3, 61, (rows, length), generator=torch.Generator().manual_seed(length))
+        mask = torch.ones_like(ids)
+        mask[0, : length // 2] = 0
+        given = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+        calls[f"{rows}/model.onnx"], expected[f"{rows}/logits"] = given, model(**given).logits
+    found = alone(tmp_path / "out", calls, tmp_path)
+    for name, right in expected.items():
+        torch.testing.assert_close(torch.from_numpy(found[name]), right, atol=2e-5, rtol=1e-4)
 
 
 def test_the_command_line(exported: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
