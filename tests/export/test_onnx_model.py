@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 import omniform
 from omniform import OnnxModel
 from omniform.architectures.model import Model
-from omniform.core.errors import InputError, RepoError, UnknownArgumentError
-from omniform.serve import shelf
+from omniform.core.errors import InputError, MissingPartError, RepoError, UnknownArgumentError
+from omniform.engine.engine import Engine
+from omniform.serve.app import create_app
 from omniform.serve.config import ModelSource, ServeConfig
 
 TINY = {
@@ -205,8 +207,82 @@ def test_pipelines_answer_as_with_torch(bert: Pair, llama: Pair, tmp_path: Path)
     assert written[0] == written[1]
 
 
-def test_the_server_refuses_an_exported_writer_by_name(llama: Pair) -> None:
-    source = ModelSource(name="tiny", source=str(llama.folder))
-    with pytest.raises(InputError, match="cannot be served"):
-        shelf._refuse_what_no_engine_runs(llama.onnx, source)
-    assert shelf._weights(source, ServeConfig(models=(source,))) > 1000
+PROMPTS = [[*range(3, 20)], [5], [*range(3, 11), 40, 41], [*range(3, 23)], [7, 8]]
+"""Of several lengths, some of which begin alike."""
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+@pytest.mark.parametrize("more", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 2, "num_return_sequences": 2}])
+def test_an_engine_answers_many_side_by_side(
+    kind: str, more: dict[str, object], request: pytest.FixtureRequest
+) -> None:
+    pair = request.getfixturevalue(kind)
+    found = []
+    for model in (pair.torch, pair.onnx):
+        engine = Engine(model, memory="4MB", max_tokens_per_step=24)
+        prompts = [torch.tensor([row]) for row in PROMPTS]
+        asked = [{"input_ids": row} for row in prompts] if kind == "t5" else PROMPTS
+        each = [{"max_new_tokens": 4 + 3 * number} for number in range(len(PROMPTS))]
+        found.append([[own.tokens for own in one.sequences] for one in engine.generate_batch(asked, each, **more)])
+        assert engine.stats().running == 0
+    assert found[0] == found[1]
+
+
+def test_beginnings_that_are_alike_are_computed_once(llama: Pair) -> None:
+    engine = Engine(llama.onnx, memory="4MB")
+    first = engine.generate(PROMPTS[3], max_new_tokens=3)
+    again = engine.generate(PROMPTS[3], max_new_tokens=3, logprobs=2)
+    assert first.sequences[0].tokens == again.sequences[0].tokens and again.cached_tokens >= 16
+    expected = Engine(llama.torch, memory="4MB").generate(PROMPTS[3], max_new_tokens=3, logprobs=2)
+    pairs = zip(again.sequences[0].logprobs or [], expected.sequences[0].logprobs or [], strict=True)
+    assert all(own.logprob == pytest.approx(other.logprob, abs=1e-4) for own, other in pairs)
+
+
+def test_a_cache_goes_on_from_forward_to_generate_and_back(llama: Pair) -> None:
+    ids, _ = batch()
+    expected = llama.torch.generate(ids, max_new_tokens=6)
+    begun = llama.onnx(ids[:, :7])
+    assert torch.equal(llama.onnx.generate(ids, past_key_values=begun.past_key_values, max_new_tokens=6), expected)
+    told = llama.onnx.generate(ids, max_new_tokens=3, return_dict_in_generate=True)
+    later = llama.onnx(told.sequences[:, -1:], past_key_values=told.past_key_values)
+    assert torch.equal(later.logits[:, -1].argmax(-1), expected[:, ids.shape[1] + 3])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"penalty_alpha": 0.5, "top_k": 3}, {"dola_layers": "low"}, {"assistant_early_exit": 1},
+     {"output_attentions": True, "return_dict_in_generate": True}],
+)  # fmt: skip
+def test_what_looks_into_layers_is_refused_by_name(llama: Pair, how: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=next(iter(how))):
+        llama.onnx.generate(batch()[0], max_new_tokens=3, **how)
+    with pytest.raises(MissingPartError, match="no graph of its own"):
+        llama.onnx.model.layers[0](torch.zeros(1, 1, 16))
+
+
+def test_a_server_answers_with_an_exported_writer(llama: Pair, tmp_path: Path) -> None:
+    for name, folder in (("own", llama.folder.parent / "llama"), ("exported", llama.folder)):
+        shutil.copytree(folder, tmp_path / name)
+        words = {chr(97 + number % 26) + str(number // 26): number for number in range(61)}
+        made = Tokenizer(models.WordLevel(words, unk_token="a0"))
+        made.pre_tokenizer = pre_tokenizers.Whitespace()
+        made.save(str(tmp_path / name / "tokenizer.json"))
+        told = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "a0"}
+        (tmp_path / name / "tokenizer_config.json").write_text(json.dumps(told))
+    sources = tuple(ModelSource(name=name, source=str(tmp_path / name)) for name in ("own", "exported"))
+    asked = {"prompt": "d0 e0 f0", "max_tokens": 6, "temperature": 0.9, "seed": 3, "n": 2, "stop": "q1"}
+    with TestClient(create_app(ServeConfig(models=sources, memory="4MB"))) as client:
+        for path in ("/v1/completions", "/pipelines/text-generation"):
+            body = (
+                asked
+                if path.startswith("/v1")
+                else {"inputs": "d0 e0", "parameters": {"max_new_tokens": 4, "do_sample": False}}
+            )
+            answers = [client.post(path, json={"model": one.name, **body}) for one in sources]
+            told = [one.json()["choices"] if path.startswith("/v1") else one.json() for one in answers]
+            assert [one.status_code for one in answers] == [200, 200] and told[0] == told[1]
+        lines = [
+            client.post("/v1/completions", json={"model": one.name, **asked, "stream": True}).text for one in sources
+        ]
+        texts = [[line.partition('"text":')[2].partition(",")[0] for line in one.splitlines()] for one in lines]
+        assert texts[0] == texts[1] and len(texts[0]) > 6

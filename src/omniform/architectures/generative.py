@@ -167,6 +167,8 @@ class Generative(PromptReader, ABC):
             (:data:`omniform.core.settings.SETTINGS`); :meth:`decoder_prompt` gets those that are set.
         whole_settings: those among them that only ``generate`` acts on, since they are about a whole input, of which
             a request reads a part.
+        shows_layers: whether what its layers give can be looked at; of graphs that another library runs only scores
+            come out.
         ADAPTERS: what the names of the adapters begin with that were trained for prompts with items of a modality;
             of several the first. Where all of them are there, each prompt is computed with its own.
     """
@@ -174,6 +176,7 @@ class Generative(PromptReader, ABC):
     ADAPTERS: ClassVar[Mapping[Modality, str]] = {}
 
     padded_within: ClassVar[bool] = False
+    shows_layers: ClassVar[bool] = True
     encoder_inputs = frozenset[str]()
     own_settings: ClassVar[Mapping[str, Setting]] = {}
     whole_settings: ClassVar[frozenset[str]] = frozenset()
@@ -196,6 +199,24 @@ class Generative(PromptReader, ABC):
 
     def can_generate(self) -> bool:
         return True
+
+    def check_shown(self, name: str) -> None:
+        """Refuse what looks into the layers of a model that does not show them (:attr:`shows_layers`).
+
+        Args:
+            name: of the setting that asks for it.
+
+        Raises:
+            InputError: it does not.
+        """
+        if not self.shows_layers:
+            raise InputError(
+                "of this model only scores can be seen, not what its layers give",
+                where=name,
+                expected="None",
+                found=type(self).__name__,
+                remedy="Load the checkpoint that it was exported from.",
+            )
 
     def knows(self, token: int) -> bool:
         """Whether a token is in the vocabulary."""

@@ -128,7 +128,12 @@ def contrast_of(request: Request, model: Generative) -> Contrast | None:
     Raises:
         InputError: it asks for what does not go together, or is not there.
     """
-    scale, layers = request.settings.guidance_scale, request.settings.dola_layers
+    s = request.settings
+    scale, layers = s.guidance_scale, s.dola_layers
+    inside = {"penalty_alpha": s.penalty_alpha, "dola_layers": layers, "assistant_early_exit": s.guessing.early_exit}
+    for name, value in inside.items():
+        if value:
+            model.check_shown(name)
     if scale == 1:
         if layers is None:
             return None

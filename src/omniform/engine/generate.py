@@ -427,6 +427,9 @@ def prepare(
                 found="return_dict_in_generate=False",
                 remedy="generate_batch and an Engine give them back as well.",
             )
+    for name in ("output_hidden_states", "output_attentions"):
+        if asked.flag(name):
+            writer.check_shown(name)
     _check_reader(tokenizer)
     if stepwise:
         refuse_cache(asked)

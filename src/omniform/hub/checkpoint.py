@@ -245,14 +245,17 @@ def load(
 
 
 def is_exported(name: object) -> bool:
-    """Whether this is a folder that holds graphs with a certificate (``omniform export``), and no weights."""
+    """Whether this is a folder with a config and graphs (of ``omniform export``, or another's), and no weights."""
     if not isinstance(name, (str, os.PathLike)):
         return False
     try:
         folder = Path(name).expanduser()
-        if not (folder / "certificate.json").is_file():
+        if not (folder / "config.json").is_file():
             return False
-        return not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin"))
+        graphs = any(folder.glob("*.onnx")) or any(folder.glob("onnx/*.onnx"))
+        certified = (folder / "certificate.json").is_file()  # a graph that is gone is told of by whoever opens it
+        weights = ("*.safetensors", "pytorch_model*.bin", "*.gguf", "model.safetensors.index.json")
+        return (graphs or certified) and not any(any(folder.glob(one)) for one in weights)
     except (OSError, RuntimeError, TypeError, ValueError):  # what no name is: whoever opens it says so
         return False
 
@@ -411,6 +414,8 @@ def _own_arguments(config: ModelConfig, choose: Choose, changes: Mapping[str, ob
 
 def load_as_saved(name: Name, **kwargs: object) -> Model:
     """Load a checkpoint as the architecture that its config names; keywords as :meth:`AutoModel.from_pretrained`."""
+    if is_exported(name) and kwargs.get("state_dict") is None:  # which may be of another head than its config names
+        return cast(Model, upstairs("export.onnx.running:opened")(name, None, kwargs))
     return load(name, lambda config: (config, saved_class(config)), "load_as_saved", kwargs)
 
 

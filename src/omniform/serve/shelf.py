@@ -14,7 +14,7 @@ from typing import cast
 
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
-from omniform.core.errors import InputError, OmniformError
+from omniform.core.errors import OmniformError
 from omniform.engine.calls import Reader
 from omniform.engine.engine import Engine
 from omniform.engine.memory import parse_memory
@@ -292,7 +292,6 @@ def load_model(source: ModelSource, config: ServeConfig, start: Start = Processe
         )
     else:
         model = load_as_saved(source.source, **options)
-    _refuse_what_no_engine_runs(model, source)
     reader = cast(Reader, AutoProcessor.from_pretrained(source.source))
     crafts = Crafts(source, model, None, config.limits.seconds)
     engine = None
@@ -312,20 +311,6 @@ def load_model(source: ModelSource, config: ServeConfig, start: Start = Processe
     typed = Typed.of(tokenizer, template)
     nbytes = model.get_memory_footprint()
     return Loaded(source, model, reader, engine, crafts, nbytes, template, form, typed, others)
-
-
-def _refuse_what_no_engine_runs(model: Model, source: ModelSource) -> None:
-    """Raise :class:`InputError` for an exported model that writes: the engine packs rows, which no graph reads."""
-    if is_exported(source.source):
-        from omniform.export.onnx.running import OnnxWriter  # for those who serve such a folder
-
-        if isinstance(model, OnnxWriter):
-            raise InputError(
-                "a model that was exported to ONNX and writes cannot be served: the engine does not run it",
-                where=str(source.source),
-                expected="one that gives classes or vectors, or the checkpoint that it was exported from",
-                found=type(model).__name__,
-            )
 
 
 def _is_said(error: Exception) -> bool:

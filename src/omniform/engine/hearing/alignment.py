@@ -32,6 +32,8 @@ class Aligning(Protocol):
     @property
     def decoder(self) -> TextDecoder: ...
 
+    def check_shown(self, name: str) -> None: ...
+
 
 @torch.inference_mode()
 def token_times(
@@ -71,6 +73,7 @@ def token_times(
     Raises:
         InputError: a head that the decoder does not have, an even ``median``, numbers of rows that do not fit.
     """
+    model.check_shown("return_token_timestamps")
     rows, length = tokens.shape
     windows = memory.hidden.shape[0]
     _check(model.decoder, heads, median)

@@ -148,6 +148,8 @@ def _check_together(model: SpeechToText, asked: Asked, *, long: bool) -> None:
             expected=f"True, or at most {model.listener.window} frames",
             found=False,
         )
+    if values["return_token_timestamps"] is True:
+        model.check_shown("return_token_timestamps")
     if values["return_token_timestamps"] is True and not values.get("alignment_heads"):
         raise InputError(
             "the checkpoint does not say which heads follow the speech",

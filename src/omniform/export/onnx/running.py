@@ -1,42 +1,43 @@
-"""An exported folder as a model: :class:`OnnxModel`. onnxruntime computes; settings and searches are the engine's own.
+"""An exported folder as a model: :class:`OnnxModel`. onnxruntime computes; all else is the family's own.
 
-What a graph reads and gives is told by the folder (:mod:`omniform.export.onnx.layout`). The family's modules stand
-beside it without weights, for what they know of inputs: which ids there are, what their output is called.
+What a graph reads and gives is told by the folder (:mod:`omniform.export.onnx.opening`). The family's modules stand
+beside it without weights, for what they know: which ids there are, what their output is called, how an answer begins.
+Of the model that was exported this one is a kind: it has its methods, and where those would compute, the graphs do.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from pathlib import Path
-from typing import Final, cast
+from typing import Final, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 
-from omniform.architectures.generation import GenerationMixin
-from omniform.architectures.generative import Generative
+from omniform.architectures.generative import Decoder, Generative
 from omniform.architectures.model import Model, Origin
 from omniform.architectures.named import PreTrainedModel
-from omniform.architectures.speech import SpeechToText
 from omniform.architectures.surface import Surface, kept_tokens
+from omniform.core.batch import Item
 from omniform.core.config import ModelConfig
-from omniform.core.errors import InputError, OmniformError, RepoError, brief, check_arguments
+from omniform.core.context import Memory, StepContext
+from omniform.core.errors import InputError, MissingPartError, brief, check_arguments
 from omniform.core.generation import GenerationConfig
 from omniform.core.outputs import BaseModelOutput, ModelOutput
-from omniform.export.onnx.layout import BRANCH, Graph, Layout, Role, missing, read_layout
-from omniform.export.onnx.sessions import Held, OnnxCache, Session
+from omniform.core.state import DenseState, HasModules
+from omniform.export.onnx.answers import filled, kind_of, together
+from omniform.export.onnx.layout import BRANCH, Layout, Role
+from omniform.export.onnx.opening import PLACES, Opened, open_folder, which_of
+from omniform.export.onnx.pieces import Pieces, pieces_of
+from omniform.export.onnx.sessions import Held, OnnxCache, Runtime, Session, held
+from omniform.export.onnx.stepping import GraphDecoder
 from omniform.hub.checkpoint import load_config, saved_class
 from omniform.weights.init import NoInitialising
 
-log = logging.getLogger("omniform")
-
 _CALL: Final = frozenset({"use_cache", "return_dict"})
 _WRITERS: Final = frozenset({"decoder_input_ids", "decoder_attention_mask", "encoder_outputs"})
-_VERIFIED: Final = "certificate.json says of each file what it was when onnxruntime and torch were seen to agree"
+_STEPS: Final[tuple[Role, ...]] = ("decoder_merged", "decoder", "model")
+_NOTHING: Final = (None, "auto", "float32", torch.float32, "cpu")
 
 
 class OnnxModel(Surface):
@@ -45,35 +46,51 @@ class OnnxModel(Surface):
     :meth:`from_pretrained` makes one; one that writes is an :class:`OnnxWriter`.
     """
 
-    def __init__(self, layout: Layout, twin: PreTrainedModel) -> None:
-        super().__init__()
-        self.__dict__["layout"] = layout
-        self.__dict__["twin"] = twin  # of no weights: it is no part of this one
-        self.__dict__["sessions"] = {role: Session(layout.folder, layout.graphs[role]) for role in _used(layout)}
-        self.main_input = twin.main_input
-        self.bind(Origin(twin.config, twin.origin.family, twin.origin.architecture, str(layout.folder)))
+    def __init__(self, opened: Opened, twin: PreTrainedModel) -> None:
+        nn.Module.__init__(self)
+        own = {name: value for name, value in vars(twin).items() if name not in self.__dict__}
+        self.__dict__.update(own, exported=opened, twin=twin)
+        for module in twin.modules():
+            if module is not twin:
+                module.register_forward_pre_hook(_refuse)
+        self.bind(Origin(twin.config, twin.origin.family, twin.origin.architecture, str(opened.layout.folder)))
+        self.generation_config = twin.generation_config
         self.eval()
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], *, verify: bool = True) -> OnnxModel:
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], *, verify: bool = True, config: ModelConfig | None = None, **how: object
+    ) -> OnnxModel:
         """Open an exported folder.
 
         Args:
-            folder: what ``omniform export`` wrote, or another folder of this layout (optimum's) with a config.
+            folder: what ``omniform export`` wrote, or another folder of this layout (optimum's, transformers.js's) with
+                a config; or the id of such a repository.
             verify: refuse files that are not what they were when they were certified.
+            config: instead of the folder's own.
+            how: ``file_name`` and ``subfolder`` say which graphs are meant (``"model_quantized.onnx"``;
+                ``encoder_file_name``, ``decoder_file_name``, ``decoder_with_past_file_name``); ``providers``,
+                ``intra_op_num_threads``, ``inter_op_num_threads`` and ``session_options`` are onnxruntime's;
+                ``revision`` and its like say where to look on the Hub.
 
         Raises:
-            RepoError: this is no such folder; a file is gone, or was changed after its certificate.
-            InputError: onnxruntime cannot load a file.
+            RepoError: this is no such folder; a file is not there, or was changed after its certificate.
+            InputError: onnxruntime cannot load a file, or has no such provider; a graph reads what nobody can give.
             DependencyError: onnxruntime is not installed.
+            UnknownArgumentError: an unknown keyword, with the nearest name.
         """
-        layout = _checked(folder, verify)
-        if cls is OnnxModel or cls is OnnxWriter:
-            twin = _twin(layout)
-            return (OnnxWriter if twin.can_generate() else OnnxModel)(layout, twin)
-        return cls(layout, _twin(layout))
+        which = which_of(how)
+        places = {name: how.pop(name) for name in PLACES if name in how}
+        opened = open_folder(folder, which, Runtime.read(how), verify, **places)
+        twin = _twin(opened, config)
+        base = cls if issubclass(cls, OnnxWriter) or not _writes(opened, twin) else OnnxWriter
+        return _kind_over(base, type(twin))(opened, twin)
 
     # -- what it is --------------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        parts = self.__dict__["twin"]._modules
+        return cast(nn.Module, parts[name]) if name in parts else super().__getattr__(name)
 
     @property
     def device(self) -> torch.device:
@@ -87,9 +104,9 @@ class OnnxModel(Surface):
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
         """Bytes of the files that are held."""
-        folder, held = self._layout.folder, [session.graph.file for session in self._sessions.values()]
-        files = [folder / name for file in held for name in (file, f"{file}_data")]
-        return sum(path.stat().st_size for path in files if path.is_file())
+        folder, files = self._layout.folder, [session.graph.file for session in self._sessions.values()]
+        paths = [folder / name for file in files for name in (file, f"{file}_data", f"{file}.data")]
+        return sum(path.stat().st_size for path in paths if path.is_file())
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: object) -> None:
         """Refused: the folder is what there is to copy.
@@ -104,7 +121,7 @@ class OnnxModel(Surface):
 
     @property
     def _layout(self) -> Layout:
-        return cast(Layout, self.__dict__["layout"])
+        return cast(Opened, self.__dict__["exported"]).layout
 
     @property
     def _twin_model(self) -> PreTrainedModel:
@@ -112,20 +129,28 @@ class OnnxModel(Surface):
 
     @property
     def _sessions(self) -> Mapping[Role, Session]:
-        return cast("Mapping[Role, Session]", self.__dict__["sessions"])
+        return cast(Opened, self.__dict__["exported"]).sessions
 
     @property
     def _main(self) -> Session:
         """What runs in every step."""
-        return next(self._sessions[role] for role in ("model", "decoder_merged", "decoder") if role in self._sessions)
+        return next(self._sessions[role] for role in _STEPS if role in self._sessions)
 
     @property
     def _behind_an_encoder(self) -> bool:
         return "encoder" in self._sessions
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self._twin_model.get_input_embeddings()
+
+    def token_tables(self) -> list[nn.Embedding]:
+        return self._twin_model.token_tables()
+
     def accepts(self) -> frozenset[str]:
         first = self._sessions["encoder"] if self._behind_an_encoder else self._main
-        names = {port.name for port in first.graph.inputs if not port.name.startswith("past")}
+        names = {port.name for port in first.graph.inputs if not port.name.startswith("past")} - {BRANCH}
+        if "embed" in self._sessions:
+            names = (names - {"inputs_embeds"}) | {"input_ids", "pixel_values"}
         past = {"past_key_values"} if self._keeps else set()
         return frozenset(names | past | _CALL | (_WRITERS if self._behind_an_encoder else frozenset()))
 
@@ -148,14 +173,18 @@ class OnnxModel(Surface):
         told = {name: value for name, value in inputs.items() if name in known and name not in _WRITERS}
         if told and not self._behind_an_encoder:
             self._twin_model.arrive(told)
-        tables = self._twin_model.token_tables() if "input_ids" in known else []
+        self._check_ids(inputs)
+
+    def _check_ids(self, inputs: Mapping[str, object]) -> None:
+        """Refuse ids outside the vocabulary: a graph would take a negative one from the end."""
+        tables = self.token_tables() if "input_ids" in self._twin_model.accepts() else []
         for name in ("input_ids", "decoder_input_ids"):
             ids = inputs.get(name)
             if not isinstance(ids, Tensor) or not ids.numel() or not tables:
                 continue
             size = min(table.num_embeddings for table in tables)
             low, high = (int(end) for end in ids.aminmax())
-            if low < 0 or high >= size:  # a graph would take a negative one from the end
+            if low < 0 or high >= size:
                 raise InputError(
                     "token ids outside the vocabulary", where=name, expected=f"0 to {size - 1}",
                     found=low if low < 0 else high,
@@ -184,23 +213,42 @@ class OnnxModel(Surface):
         given = {name: value for name, value in inputs.items() if value is not None}
         if self._behind_an_encoder:
             return self._answered(given, use_cache)
-        past = _past_of(given.pop("past_key_values", None), self._keeps)
-        session = self._main
-        found = session(_filled(session.graph, given, past.length), past.held)
-        named = {name: held for name, held in found.items() if not name.startswith("present")}
-        kind = _kind(type(self._twin_model), {name.partition(".")[0] for name in named})
-        out = _together(kind, named)
+        past, session = self._past_of(given.pop("past_key_values", None)), self._main
+        new = cast(Tensor, given["input_ids"]).shape[-1] if "input_ids" in given else 0
+        if "embed" in self._sessions:
+            given = self._seen(given)
+        found = session.run({**filled(session.graph, given, past.length), **_begun(session, past, given)})
+        named = {name: one for name, one in found.items() if not name.startswith("present")}
+        kind = kind_of(type(self._twin_model), {name.partition(".")[0] for name in named})
+        out = together(kind, named)
         if self._keeps and use_cache:
-            length = past.length + cast(Tensor, given["input_ids"]).shape[1]
-            out["past_key_values"] = past.follow(found, length)
+            out["past_key_values"] = past.follow(found, past.length + new)
         return out
+
+    def _seen(self, given: dict[str, object]) -> dict[str, object]:
+        """A text's vectors, those of its pictures in the places of their placeholders."""
+        ids, pixels = given.get("input_ids"), given.pop("pixel_values", None)
+        if not isinstance(ids, Tensor):
+            raise InputError("the graph reads an input that is not there", where="input_ids", found=brief(ids))
+        embeds = self._sessions["embed"].run({"input_ids": ids})["inputs_embeds"].tensor()
+        if isinstance(pixels, Tensor):
+            vectors = self._sessions["vision_encoder"].run({"pixel_values": pixels})["image_features"].tensor()
+            places = torch.isin(ids, torch.tensor(sorted(cast(Generative, self).placeholders)))
+            count = vectors.shape[:2].numel()
+            if int(places.sum()) != count:
+                raise InputError(
+                    "placeholders and pictures do not agree", where="input_ids", expected=f"{count} placeholders",
+                    found=int(places.sum()),
+                )  # fmt: skip
+            embeds = embeds.masked_scatter(places[..., None], vectors)
+        return {**given, "inputs_embeds": embeds}
 
     def _answered(self, given: dict[str, object], use_cache: bool) -> ModelOutput:
         """One step of a decoder that reads an encoder's output."""
         mask = given.pop("decoder_attention_mask", None)
         if isinstance(mask, Tensor) and not bool(mask.all()):
             raise InputError("the exported decoder reads no padding", where="decoder_attention_mask")
-        past = _past_of(given.pop("past_key_values", None), self._keeps)
+        past = self._past_of(given.pop("past_key_values", None))
         encoded, ids = given.pop("encoder_outputs", None), given.pop("decoder_input_ids", None)
         attended = given.get("attention_mask")
         if encoded is None:
@@ -209,50 +257,107 @@ class OnnxModel(Surface):
             raise InputError("the decoder has nothing to go on from", where="decoder_input_ids", found=brief(ids))
         hidden = cast(Tensor, encoded[0] if isinstance(encoded, (tuple, list, ModelOutput)) else encoded)
         told: dict[str, object] = {"input_ids": ids, "encoder_hidden_states": hidden}
-        if isinstance(attended, Tensor):
-            told["encoder_attention_mask"] = attended
-        else:
-            told["encoder_attention_mask"] = torch.ones(hidden.shape[:2], dtype=torch.int64)
+        whole = torch.ones(hidden.shape[:2], dtype=torch.int64)
+        told["encoder_attention_mask"] = attended if isinstance(attended, Tensor) else whole
+        told["decoder_attention_mask"] = torch.ones(ids.shape[0], past.length + ids.shape[1], dtype=torch.int64)
         later = self._sessions.get("decoder_with_past")
         session = later if past.length and later is not None else self._main
         told[BRANCH] = torch.tensor([past.length > 0])
-        found = session(told, past.held or session.empty(ids.shape[0]))
-        kind = _kind(type(self._twin_model), {"logits"})
-        out = _together(kind, {"logits": found["logits"]})
+        found = session.run({**filled(session.graph, told, past.length), **_begun(session, past, told)})
+        kind = kind_of(type(self._twin_model), {"logits"})
+        out = together(kind, {"logits": found["logits"]})
         out["encoder_last_hidden_state"] = hidden
         if self._keeps and use_cache:
             out["past_key_values"] = past.follow(found, past.length + ids.shape[1])
         return out
 
+    def _past_of(self, past: object) -> OnnxCache:
+        if past is None:
+            return OnnxCache()
+        if isinstance(past, DenseState) and self._keeps and isinstance(self, OnnxWriter):
+            return _held_of(past, self.pieces)
+        if not isinstance(past, OnnxCache) or not self._keeps:
+            raise InputError(
+                "the graph cannot go on from this cache", where="past_key_values",
+                expected="what an earlier call gave" if self._keeps else "nothing: it was exported without -with-past",
+                found=type(past).__name__,
+            )  # fmt: skip
+        return past
 
-class OnnxWriter(OnnxModel, GenerationMixin):
-    """One that writes: ``generate`` is the loop of plain forwards (:mod:`omniform.engine.own_loop`)."""
 
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        return False
+class OnnxWriter(OnnxModel):
+    """One that writes: to the engine its graphs are a decoder (:mod:`omniform.export.onnx.stepping`), and an encoder.
+
+    All that the engine can do with scores it can do with these: draws, beams, rules, grammars, guesses of an assistant,
+    requests side by side. What looks into a decoder's layers it cannot.
+    """
+
+    shows_layers = False
+
+    def __init__(self, opened: Opened, twin: PreTrainedModel) -> None:
+        super().__init__(opened, twin)
+        first = self._main
+        later = self._sessions.get("decoder_with_past", first)
+        pieces = pieces_of(first.graph, later.graph)
+        limit = cast(Generative, twin).max_positions
+        self.__dict__["decoder_graph"] = GraphDecoder(first, later, pieces, limit)
 
     @property
-    def vocabulary(self) -> int | None:
-        """How many tokens it can read."""
-        return cast(Generative, self._twin_model).vocabulary
+    def pieces(self) -> Pieces:
+        """What its graphs keep."""
+        return cast(GraphDecoder, self.__dict__["decoder_graph"]).pieces
+
+    @property
+    def decoder(self) -> Decoder:
+        return cast(Decoder, self.__dict__["decoder_graph"])
+
+    def keeper(self) -> HasModules:
+        return self.decoder
 
     def can_generate(self) -> bool:
         """It does."""
         return True
 
     def generate(self, inputs: object = None, *given: object, **kwargs: object) -> object:
-        """Write on from a prompt, as :meth:`Model.generate` does.
-
-        Raises:
-            InputError: it hears: recordings are cut into windows by the torch model only.
-        """
-        if isinstance(self._twin_model, SpeechToText) or not {"model", "decoder"} & self._layout.graphs.keys():
-            raise InputError(
-                "this model does not write through onnxruntime yet", where=type(self._twin_model).__name__,
-                remedy="Its forward does run; or load the checkpoint that it was exported from.",
-            )  # fmt: skip
+        past = kwargs.get("past_key_values")
+        if isinstance(past, OnnxCache):
+            kwargs["past_key_values"] = _state_of(past, self.pieces)
         return super().generate(inputs, *given, **kwargs)
+
+    # -- what the engine asks for ------------------------------------------------------------------------------------
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token ids to vectors; to the ids themselves where the decoder's graph reads these. Shape: [B, T, 1 or D]."""
+        if "embed" in self._sessions:
+            return self._sessions["embed"].run({"input_ids": input_ids})["inputs_embeds"].tensor()
+        return self.decoder.embed(input_ids)
+
+    def stand(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        return positions
+
+    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return self.decoder.decode(embeds_BTD, ctx)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """The scores themselves: that is what a graph gives. Shape: [..., V] in and out."""
+        return hidden
+
+    def encode(self, **inputs: Tensor) -> Memory | None:
+        if not self._behind_an_encoder:
+            return None
+        mask, encoded = inputs.get("attention_mask"), inputs.pop("encoder_outputs", None)
+        if encoded is None:
+            self._check_ids(inputs)
+            encoded = cast(BaseModelOutput, self.get_encoder()(**inputs)).last_hidden_state
+        masked = any(port.name == "encoder_attention_mask" for port in self._main.graph.inputs)
+        return Memory(encoded, mask.bool() if masked and mask is not None else None)
+
+    def encode_items(self, items: Sequence[Item]) -> list[Tensor]:
+        if "vision_encoder" not in self._sessions:
+            return cast(Generative, super()).encode_items(items)
+        pixels = torch.cat([item.inputs["pixel_values"] for item in items])
+        vectors = self._sessions["vision_encoder"].run({"pixel_values": pixels})["image_features"].tensor()
+        return [*vectors.reshape(len(items), -1, vectors.shape[-1])]
 
     def prepare_inputs_for_generation(
         self,
@@ -286,6 +391,7 @@ class _Encoder(nn.Module):
         pixel_values: Tensor | None = None,
         input_features: Tensor | None = None,
         input_values: Tensor | None = None,
+        return_dict: bool | None = None,
     ) -> BaseModelOutput:
         """What the decoder reads. Shape: [B, S, D]."""
         told = {
@@ -295,75 +401,74 @@ class _Encoder(nn.Module):
         named = {port.name for port in self._session.graph.inputs}
         given = {name: value for name, value in told.items() if value is not None}
         check_arguments("the exported encoder", [name for name in given if name != "attention_mask"], named)
-        found = self._session(_filled(self._session.graph, {n: v for n, v in given.items() if n in named}, 0), {})
+        found = self._session.run(filled(self._session.graph, {n: v for n, v in given.items() if n in named}, 0))
         return BaseModelOutput(last_hidden_state=found["last_hidden_state"].tensor())
 
 
-def opened(folder: str | os.PathLike[str], kind: type[PreTrainedModel], kwargs: Mapping[str, object]) -> Model:
-    """An exported folder where a checkpoint is asked for as a class; the door of :mod:`omniform.hub.checkpoint`.
+def opened(folder: str | os.PathLike[str], kind: type[PreTrainedModel] | None, kwargs: Mapping[str, object]) -> Model:
+    """An exported folder where a checkpoint is asked for; the door of :mod:`omniform.hub.checkpoint`.
+
+    Args:
+        kind: the class that is wanted; None for what was exported.
 
     Raises:
         InputError: it was exported as another, or something is asked of its weights.
     """
-    model = OnnxModel.from_pretrained(folder, verify=kwargs.get("verify") is not False)
-    own, wanted = model.origin.architecture.name, kind.__name__
-    if own != wanted:
+    inert = ("trust_remote_code", "_from_auto", "use_safetensors", "low_cpu_mem_usage")
+    plain = ("dtype", "torch_dtype", "device_map")
+    given = {name: value for name, value in kwargs.items() if value not in (None, "") and name not in inert}
+    for name in plain:
+        value = given.pop(name, None)
+        if value not in _NOTHING:
+            raise InputError("an exported model is run as it is", where=name, found=brief(value), expected="nothing")
+    known = ("verify", "file_name", "subfolder", "encoder_file_name", "decoder_file_name", "providers", "provider",
+             "decoder_with_past_file_name", "provider_options", "config", "intra_op_num_threads",
+             "inter_op_num_threads", "session_options", *PLACES)  # fmt: skip
+    for name, value in given.items():
+        if name not in known:
+            raise InputError("an exported model is run as it is", where=name, found=brief(value), expected="nothing")
+    model = OnnxModel.from_pretrained(folder, **given)  # type: ignore[arg-type] # looked at there
+    own, wanted = model.origin.architecture.name, kind.__name__ if kind is not None else ""
+    if wanted and own != wanted:
         raise InputError(
             "the folder was exported as another model", where=str(folder), expected=wanted, found=own,
             remedy="Export it again with the --task that is wanted.",
         )  # fmt: skip
-    plain = {"dtype": ("auto", "float32", torch.float32), "device_map": ("cpu",)}
-    inert = ("verify", "revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "force_download")
-    for name, value in kwargs.items():
-        if value is not None and name not in inert and value not in plain.get(name, ()):
-            raise InputError("an exported model is run as it is", where=name, found=brief(value), expected="nothing")
     return model
 
 
-def _used(layout: Layout) -> Sequence[Role]:
-    """The files that are opened: of a merged decoder and those that it is made of, the merged."""
-    roles = [*layout.graphs]
-    if "decoder_merged" in roles:
-        roles = [role for role in roles if role not in ("decoder", "decoder_with_past")]
-    if not {"model", "decoder", "decoder_merged"} & {*roles}:
-        raise RepoError("these graphs are no whole model", where=str(layout.folder), found=", ".join(roles))
-    return roles
+def _writes(opened: Opened, twin: PreTrainedModel) -> bool:
+    """Whether the graphs are those of a model that writes, and not of what it knows otherwise."""
+    graphs = opened.sessions
+    step = next((graphs[role] for role in _STEPS if role in graphs), None)
+    gives = step is not None and any(port.name == "logits" for port in step.graph.outputs)
+    reads = "encoder" in graphs or not cast(Generative, twin).encoder_inputs if twin.can_generate() else False
+    return twin.can_generate() and gives and reads
 
 
-def _checked(folder: str | os.PathLike[str], verify: bool) -> Layout:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing("onnxruntime") from error
-    layout = read_layout(Path(folder))
-    if not layout.certificate:
-        if verify:
-            log.info("%s has no certificate: nobody has compared it with torch", layout.folder)
-        return layout
-    if verify:
-        from omniform.export.exporting import check_digests
-
-        try:
-            check_digests(layout)
-        except RepoError as error:
-            raise RepoError(
-                f"{error}", where=str(layout.folder), remedy=f"verify=False goes on regardless: {_VERIFIED}."
-            ) from error
-    made = cast("Mapping[str, str]", layout.certificate.get("versions", {})).get("onnxruntime", "")
-    if made != onnxruntime.__version__:
-        log.warning("%s: compared with onnxruntime %s, run by %s", layout.folder, made, onnxruntime.__version__)
-    for graph in layout.graphs.values():
-        if not (layout.folder / graph.file).is_file():
-            raise RepoError("a file of the folder is gone", where=str(layout.folder / graph.file))
-    return layout
+def _kind_over(base: type[OnnxModel], kind: type[PreTrainedModel]) -> type[OnnxModel]:
+    """A class that is both: of the model that was exported, and run by onnxruntime."""
+    return cast("type[OnnxModel]", type(f"Onnx{kind.__name__}", (base, kind), {"__module__": __name__}))
 
 
-def _twin(layout: Layout) -> PreTrainedModel:
-    """The family's modules, without weights: as the certificate names them, else as the config does."""
-    config = load_config(ModelConfig, layout.folder)
+def _refuse(module: nn.Module, args: object) -> NoReturn:
+    """Raise :class:`MissingPartError` where a part is called that has no graph of its own."""
+    raise MissingPartError(
+        f"the {type(module).__name__} of an exported model has no graph of its own",
+        remedy="Call the model; or load the checkpoint that it was exported from.",
+    )
+
+
+def _twin(opened: Opened, config: ModelConfig | None) -> PreTrainedModel:
+    """The family's modules, without weights: as the certificate names them, else as the config and the outputs do."""
+    layout = opened.layout
+    config = load_config(ModelConfig, layout.folder) if config is None else config
     kind = saved_class(config)
     told = str(layout.certificate.get("architecture", ""))
     assert kind.place is not None, "users' own classes are not exported"
+    outputs = {port.name for session in opened.sessions.values() for port in session.graph.outputs}
+    if not told and "logits" not in outputs and "last_hidden_state" in outputs and "encoder" not in opened.sessions:
+        told = kind.place.family.base.name  # a head that was left out
     kind = kind.place.family.classes.get(told, kind)
     with torch.device("meta"), NoInitialising():
         twin = kind(config).eval()
@@ -374,74 +479,31 @@ def _twin(layout: Layout) -> PreTrainedModel:
     return twin
 
 
-def _past_of(past: object, keeps: bool) -> OnnxCache:
-    if past is None:
-        return OnnxCache()
-    if not isinstance(past, OnnxCache) or not keeps:
-        raise InputError(
-            "the graph cannot go on from this cache", where="past_key_values",
-            expected="what an earlier call gave" if keeps else "nothing: it was exported without -with-past",
-            found=type(past).__name__,
-        )  # fmt: skip
-    return past
+def _begun(session: Session, past: OnnxCache, given: Mapping[str, object]) -> Mapping[str, Held]:
+    """What a graph goes on from: nothing, in a first step."""
+    rows = next(len(x) for x in given.values() if isinstance(x, Tensor) and x.dim())
+    return {**session.empty(rows), **past.held}
 
 
-def _filled(graph: Graph, given: Mapping[str, object], past: int) -> dict[str, object]:
-    """Inputs as the graph reads them: a mask of what is real, types and positions where nobody gave any."""
-    told: dict[str, object] = {}
-    ids = given.get("input_ids")
-    for port in graph.inputs:
-        name = port.name
-        if name.startswith("past"):
-            continue
-        value = given.get(name)
-        if value is None and isinstance(ids, Tensor):
-            if name == "attention_mask":
-                value = ids.new_ones((*ids.shape[:-1], past + ids.shape[-1]))
-            elif name == "token_type_ids":
-                value = torch.zeros_like(ids)
-            elif name == "position_ids":
-                value = torch.arange(past, past + ids.shape[-1])[None].expand(ids.shape[0], -1)
-        if not isinstance(value, Tensor):
-            raise InputError("the graph reads an input that is not there", where=name, found=brief(value))
-        if name == "position_ids" and isinstance(ids, Tensor) and value.shape != ids.shape:
-            value = value.expand(ids.shape[0], -1)
-        told[name] = value
-    return told
+def _held_of(state: DenseState, pieces: Pieces) -> OnnxCache:
+    """What a call of ``generate`` gave back, for a forward that goes on."""
+    found = {}
+    for slot, spec in pieces.specs.items():
+        parts = state.cross(slot) if spec.kept == "memory" else state.tensors(slot)
+        for piece in pieces.of(slot):
+            if parts:
+                found[piece.name] = held(parts[piece.part], piece.dtype)
+    return OnnxCache(found, state.length)
 
 
-def _kind(model: type[PreTrainedModel], names: set[str]) -> type[ModelOutput]:
-    """The class of a forward's output that has these entries: as the forward says, else any that fits."""
-    for base in model.__mro__:
-        if "forward" not in vars(base) or not issubclass(base, nn.Module) or base is nn.Module:
-            continue
-        try:
-            hint = typing.get_type_hints(base.forward).get("return")
-        except (NameError, TypeError):  # names that are imported for type checkers only
-            continue
-        for one in typing.get_args(hint) or (hint,):
-            if isinstance(one, type) and issubclass(one, ModelOutput) and names <= _entries(one):
-                return one
-    from omniform.core import outputs
-
-    kinds = [k for k in vars(outputs).values() if isinstance(k, type) and issubclass(k, ModelOutput)]
-    found = next((k for k in kinds if k is not ModelOutput and names <= _entries(k)), None)
-    if found is None:
-        raise OmniformError(f"no output has {', '.join(sorted(names))}")
-    return found
-
-
-def _entries(kind: type[ModelOutput]) -> set[str]:
-    return {field.name for field in fields(kind)} if kind is not ModelOutput else set()  # type: ignore[arg-type]
-
-
-def _together(kind: type[ModelOutput], found: Mapping[str, Held]) -> ModelOutput:
-    """An output of what a graph gave; entries of several tensors are numbered there."""
-    entries: dict[str, object] = {}
-    for name, held in found.items():
-        stem, _, number = name.partition(".")
-        entries[stem] = (*cast("tuple[Tensor, ...]", entries.get(stem, ())), held.tensor()) if number else held.tensor()
-    made = kind.__new__(kind)
-    for field in fields(kind):  # type: ignore[arg-type] # every output is a dataclass
-        setattr(made, field.name, entries.get(field.name))
-    return made
+def _state_of(cache: OnnxCache, pieces: Pieces) -> DenseState:
+    """What a forward gave, for a call of ``generate`` that goes on."""
+    state = DenseState()
+    tables: dict[str, dict[int, tuple[Tensor, ...]]] = {"token": {}, "memory": {}, "row": {}}
+    for slot, spec in pieces.specs.items():
+        parts = tuple(cache.held[p.name].tensor().float() for p in pieces.of(slot) if p.name in cache.held)
+        if parts:
+            tables[spec.kept][slot] = parts
+    fixed = {slot: parts[0] for slot, parts in tables["row"].items()}
+    state.refill(tables["token"], fixed, tables["memory"], cache.length)
+    return state
