@@ -105,7 +105,7 @@ class Runtime:
         if isinstance(providers, str) or not isinstance(providers, Sequence):
             raise InputError("no list of providers", where="providers", expected="a list", found=repr(providers)[:80])
         _check_providers(cast("Sequence[object]", providers))
-        return cls(tuple(providers), *threads.values(), said.get("session_options"))
+        return cls(tuple(providers), **threads, session_options=said.get("session_options"))
 
     def session(self, path: Path) -> onnxruntime.InferenceSession:
         """A file in onnxruntime.
