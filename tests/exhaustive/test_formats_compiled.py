@@ -38,6 +38,7 @@ assert "omniform" not in sys.modules
 """
 
 
+@pytest.mark.timeout(3600)
 @torch.no_grad()
 def test_a_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(5)
