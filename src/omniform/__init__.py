@@ -215,6 +215,7 @@ _HOME: dict[str, str] = {
     "GradientCheckpointingLayer": "omniform.blocks.checkpointed",
     **dict.fromkeys(("Conv1D", "apply_chunking_to_forward"), "omniform.blocks.pytorch_utils"),
     "GreedyLR": "omniform.train.greedy",
+    "ExportedModel": "omniform.export.onnx.running",
     "OnnxModel": "omniform.export.onnx.running",
 }
 
@@ -275,6 +276,7 @@ if TYPE_CHECKING:
     from omniform.engine.watermark import WatermarkDetectorOutput as WatermarkDetectorOutput
     from omniform.export.eject import eject as eject
     from omniform.export.modular import convert_modular as convert_modular
+    from omniform.export.onnx.running import ExportedModel as ExportedModel
     from omniform.export.onnx.running import OnnxModel as OnnxModel
     from omniform.hub.auto import *  # noqa: F403
     from omniform.hub.auto_inputs import AutoFeatureExtractor as AutoFeatureExtractor

@@ -111,6 +111,28 @@ def test_the_check(exported: Path, checkpoint: Path, tmp_path: Path, capsys: pyt
         exporting.check(changed)
 
 
+PROMPTS = [[5, 9, 11, 3], [7, 30, 21]]
+
+
+@torch.no_grad()
+def test_run_as_a_model(exported: Path, model: Model) -> None:
+    """The same doors as for graphs of ONNX, without onnxruntime: forward, cache, and what the engine writes."""
+    same = omniform.ExportedModel.from_pretrained(exported)
+    assert isinstance(omniform.AutoModelForCausalLM.from_pretrained(exported), omniform.ExportedModel)
+    ids = torch.randint(3, 61, (3, 9))
+    out, right = same(ids), model(ids)
+    torch.testing.assert_close(out.logits, right.logits, atol=2e-5, rtol=1e-4)
+    later = same(ids[:, :1], past_key_values=out.past_key_values).logits
+    torch.testing.assert_close(later, model(torch.cat([ids, ids[:, :1]], 1)).logits[:, -1:], atol=2e-5, rtol=1e-4)
+    for how in ({}, {"num_beams": 3}, {"do_sample": True, "seed": 4}):
+        written = same.generate(PROMPTS, max_new_tokens=8, **how)
+        assert torch.equal(
+            torch.as_tensor(written), torch.as_tensor(model.generate(PROMPTS, max_new_tokens=8, **how))
+        ), how
+    with pytest.raises(InputError, match="providers and its like: this means nothing for programs of torch"):
+        omniform.ExportedModel.from_pretrained(exported, intra_op_num_threads=1)
+
+
 @torch.no_grad()
 def test_an_encoder_and_a_decoder(tmp_path: Path) -> None:
     """Each part is a program; keys that are read of the encoder are handed on from the first step."""
@@ -141,6 +163,11 @@ def test_an_encoder_and_a_decoder(tmp_path: Path) -> None:
     last = alone(tmp_path / "out", {"write": ("decoder_with_past_model.pt2", later)}, tmp_path)["write"]
     right = model(input_ids=read, attention_mask=mask, decoder_input_ids=written).logits
     torch.testing.assert_close(torch.cat([step["logits"], last["logits"]], 1), right, atol=1e-4, rtol=1e-4)
+    same = omniform.ExportedModel.from_pretrained(tmp_path / "out")
+    out = same(input_ids=read, attention_mask=mask, decoder_input_ids=written)
+    torch.testing.assert_close(out.logits, right, atol=1e-4, rtol=1e-4)
+    asked = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False}
+    assert torch.equal(same.generate(read, **asked), model.generate(read, **asked))
 
 
 @torch.no_grad()

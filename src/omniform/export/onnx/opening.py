@@ -76,13 +76,16 @@ def open_folder(name: str | os.PathLike[str], which: Which, runtime: Runtime, ve
         InputError: onnxruntime cannot load a file.
         DependencyError: onnxruntime is not installed.
     """
+    check_arguments("OnnxModel.from_pretrained", places, PLACES)
+    source = locate(name, **places)  # type: ignore[arg-type] # looked at above
+    certificate = {} if source.folder is None else read_certificate(source.folder)
+    if certificate.get("format", "onnx") != "onnx":
+        return _programs(read_layout(cast(Path, source.folder)), which, runtime, verify)
     try:
         import onnxruntime  # noqa: F401 # looked for before anything is read
     except ImportError as error:
         raise missing("onnxruntime") from error
-    check_arguments("OnnxModel.from_pretrained", places, PLACES)
-    source = locate(name, **places)  # type: ignore[arg-type] # looked at above
-    certified = source.folder is not None and bool(read_certificate(source.folder))
+    certified = bool(certificate)
     if certified:
         assert source.folder is not None
         layout = read_layout(source.folder)
@@ -97,6 +100,26 @@ def open_folder(name: str | os.PathLike[str], which: Which, runtime: Runtime, ve
         log.info("%s has no certificate: nobody has compared it with torch", name)
     graphs: dict[Role, Graph] = {role: session.graph for role, session in sessions.items()}
     return Opened(Layout(root, "", graphs, read_certificate(root) if certified else {}), sessions)
+
+
+def _programs(layout: Layout, which: Which, runtime: Runtime, verify: bool) -> Opened:
+    """Hold the programs of a folder (:mod:`omniform.export.packages`); onnxruntime has nothing to do with it.
+
+    Raises:
+        InputError: something is said of onnxruntime, or of which graph is meant.
+        RepoError: a file was changed after its certificate.
+    """
+    from omniform.export.packages.sessions import ProgramSession
+
+    for name, usual in (("providers", runtime == Runtime()), ("file_name", which.plain)):
+        if not usual:
+            raise InputError(
+                "this means nothing for programs of torch", where=f"{name} and its like",
+                expected="them for graphs of ONNX", found=str(layout.folder),
+            )  # fmt: skip
+    _verify(layout, verify)
+    roles = _used([*layout.graphs], layout.folder)
+    return Opened(layout, {role: ProgramSession(layout, layout.graphs[role]) for role in roles})
 
 
 def chosen(names: Sequence[str], which: Which, whose: str) -> dict[Role, str]:
@@ -196,6 +219,13 @@ def _check(layout: Layout, verify: bool) -> None:
     """Refuse a certified folder whose files are not what they were."""
     import onnxruntime
 
+    _verify(layout, verify)
+    made = cast("Mapping[str, str]", layout.certificate.get("versions", {})).get("onnxruntime", "")
+    if made != onnxruntime.__version__:
+        log.warning("%s: compared with onnxruntime %s, run by %s", layout.folder, made, onnxruntime.__version__)
+
+
+def _verify(layout: Layout, verify: bool) -> None:
     if verify:
         try:
             check_digests(layout)
@@ -203,9 +233,6 @@ def _check(layout: Layout, verify: bool) -> None:
             raise RepoError(
                 f"{error}", where=str(layout.folder), remedy=f"verify=False goes on regardless: {_VERIFIED}."
             ) from error
-    made = cast("Mapping[str, str]", layout.certificate.get("versions", {})).get("onnxruntime", "")
-    if made != onnxruntime.__version__:
-        log.warning("%s: compared with onnxruntime %s, run by %s", layout.folder, made, onnxruntime.__version__)
     for graph in layout.graphs.values():
         if not (layout.folder / graph.file).is_file():
             raise RepoError("a file of the folder is gone", where=str(layout.folder / graph.file))

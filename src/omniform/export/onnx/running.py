@@ -285,6 +285,10 @@ class OnnxModel(Surface):
         return past
 
 
+ExportedModel = OnnxModel
+"""The same by a wider name: folders of programs (:mod:`omniform.export.packages`) open by it as those of graphs do."""
+
+
 class OnnxWriter(OnnxModel):
     """One that writes: to the engine its graphs are a decoder (:mod:`omniform.export.onnx.stepping`), and an encoder.
 

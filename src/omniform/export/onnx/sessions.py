@@ -25,13 +25,13 @@ KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A tensor in onnxruntime's memory."""
+    """A tensor that goes in or came out: in onnxruntime's memory, or in torch's."""
 
-    value: onnxruntime.OrtValue
+    value: onnxruntime.OrtValue | Tensor
 
     def tensor(self) -> Tensor:
         """The same memory, as torch sees it."""
-        return torch.from_numpy(self.value.numpy())
+        return self.value if isinstance(self.value, Tensor) else torch.from_numpy(self.value.numpy())
 
     def select(self, rows: Tensor) -> Held:
         """Other rows of it, or the same in another order: a copy."""
@@ -39,13 +39,17 @@ class Held:
 
 
 def held(tensor: Tensor, dtype: str = "") -> Held:
-    """A tensor for onnxruntime: the same memory where its dtype is the one that is wanted."""
+    """A tensor for a graph: the same memory where its dtype is the one that is wanted."""
+    kind = vars(torch)[dtype] if dtype else tensor.dtype
+    return Held(tensor.detach().contiguous().to(kind))
+
+
+def _fed(one: Tensor | Held, port: Port) -> onnxruntime.OrtValue:
+    """A tensor as onnxruntime takes it: the same memory where its dtype is the one that is wanted."""
     import onnxruntime
 
-    array = tensor.detach().contiguous().numpy()
-    if dtype and array.dtype != dtype:
-        array = array.astype(dtype)
-    return Held(onnxruntime.OrtValue.ortvalue_from_numpy(array))
+    value = (one if isinstance(one, Held) else held(one, port.dtype)).value
+    return onnxruntime.OrtValue.ortvalue_from_numpy(value.numpy()) if isinstance(value, Tensor) else value
 
 
 class Runs(Protocol):
@@ -194,10 +198,7 @@ class Session:
 
     def run(self, given: Mapping[str, Tensor | Held]) -> dict[str, Held]:
         """See :meth:`Runs.run`."""
-        fed = {}
-        for port in self.graph.inputs:
-            one = given[port.name]
-            fed[port.name] = (one if isinstance(one, Held) else held(one, port.dtype)).value
+        fed = {port.name: _fed(given[port.name], port) for port in self.graph.inputs}
         try:
             values = self._session.run_with_ort_values(self._outputs, fed)
         except Exception as error:  # its classes of errors have no common base but this
