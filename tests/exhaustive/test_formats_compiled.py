@@ -62,7 +62,7 @@ def test_a_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if past:
             begun = model(ids[:, :past], attention_mask=mask[:, :past], position_ids=places[:, :past], use_cache=True)
             state = begun.past_key_values
-        held = (torch.zeros(rows, 2, 0, 4),) * 2 if state is None else tuple(x.clone() for x in state[0])
+        held = (torch.zeros(rows, 2, 0, 4),) * 2 if state is None else tuple(x.contiguous() for x in state[0])
         given = {"input_ids": ids[:, past:], "attention_mask": mask, "position_ids": places[:, past:]}
         # In another order than the program's: keywords say which is which.
         calls.append({"past_key_values_0_value": held[1], "past_key_values_0_key": held[0], **given})
