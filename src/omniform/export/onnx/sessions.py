@@ -136,6 +136,8 @@ class Runtime:
 
 
 def _check_providers(providers: Sequence[object]) -> None:
+    if not providers:
+        return
     import onnxruntime
 
     there = onnxruntime.get_available_providers()
