@@ -58,10 +58,14 @@ def test_steps_add_up_and_flop_are_the_weights():
     found = measured("decode", "scenario.new_tokens=5", "scenario.batch=2").measures
     assert found["per_token.latency"].summary.count == 4 * found["decode.latency"].summary.count
     assert sum(found["per_token.latency"].samples) == pytest.approx(sum(found["decode.latency"].samples))
-    # llama-tiny: a layer has 64 x (64 + 32 + 32 + 64) + 3 x 64 x 128 weights in matrices; norms have 64 each.
-    weights = 2 * (64 * 192 + 3 * 64 * 128 + 2 * 64) + 64 + 512 * 64
-    assert found["flop"].samples == [2 * weights * 2 * 4]
-    assert 2 * weights * 4 <= found["bytes"].samples[0] < 2 * weights * 4 * 1.1
+    # llama-tiny: a layer has 64 x (64 + 32 + 32 + 64) + 3 x 64 x 128 weights in matrices.
+    weights = 2 * (64 * 192 + 3 * 64 * 128) + 512 * 64
+    # Prompts have 32 tokens; a step's token sees itself and all before: two layers of four heads of 16, two products.
+    pairs = 33 + 34 + 35 + 36
+    assert found["flop"].samples == [2 * (2 * weights * 4 + 4 * 2 * 4 * 16 * pairs)]
+    # Two layers of two heads of keys and values of 16 numbers in two bytes; a step writes one token's.
+    cached = 2 * 2 * 2 * 2 * 16 * (pairs + 4)
+    assert 2 * weights * 4 + 2 * cached <= found["bytes"].samples[0] < (2 * weights * 4 + 2 * cached) * 1.1
 
 
 def test_the_packaged_groups_name_scenarios_that_are():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..job import Job, RefusedError
+from .costs import Cost
 
 Told = Callable[[], object]
 """Called whenever a step's tokens are there."""
@@ -17,21 +17,6 @@ Answering = Callable[[Any, int, Told], object]
 
 def unheard() -> None:
     """Nobody listens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a step comes to by the model's weights.
-
-    Attributes:
-        flop: of one token: two for every weight that it is multiplied with.
-        read: bytes of weights that a step reads.
-        vocabulary: how many tokens there are.
-    """
-
-    flop: float
-    read: float
-    vocabulary: int
 
 
 class Backend:

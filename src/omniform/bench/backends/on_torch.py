@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import Any
 
 from ..job import RefusedError
-from .base import Backend, Cost, Told, unheard
+from .base import Backend, Told, unheard
+from .costs import Cost, cost_of
 
 CLASSES = {
     "text-generation": "AutoModelForCausalLM",
@@ -25,6 +26,9 @@ CLASSES = {
     "audio-classification": "AutoModelForAudioClassification",
 }
 """The class that a task's model is loaded with, by the ecosystem's names."""
+
+WRITING = frozenset({"text-generation", "image-text-to-text"})
+"""Tasks of models whose tokens see none that come later."""
 
 READERS = {
     "text": "AutoTokenizer",
@@ -66,6 +70,7 @@ class OnTorch(Backend):
         self.model: Any = None
         self.torch: Any = None
         self.library: Any = None
+        self.task = ""
 
     def prepare(self) -> None:
         """Import torch and the library."""
@@ -83,6 +88,7 @@ class OnTorch(Backend):
 
     def load(self, task: str = "text-generation") -> None:
         """Load the model as the class that the task asks for."""
+        self.task = task
         name = self.options.get("load_class") or CLASSES.get(task)
         if name is None:
             raise RefusedError(f"no class is known for the task {task!r}; name one as backend.load_class")
@@ -99,36 +105,13 @@ class OnTorch(Backend):
         return model.to(self.device)
 
     def cost(self) -> Cost | None:
-        """By the weights: those of tables (embeddings) are not multiplied with, and of them a row is read."""
-        if self.model is None:
-            return None
-        torch = self.torch
-        tables, seen = 0.0, set()
-        for module in self.model.modules():
-            if isinstance(module, torch.nn.Embedding) or type(module).__name__.endswith("Embedding"):
-                for parameter in module.parameters(recurse=False):
-                    seen.add(id(parameter))
-                    tables += parameter.numel()
-        numbers = bytes_read = 0.0
-        for parameter in self.model.parameters():
-            if id(parameter) in seen and not self._tied(parameter):
-                continue
-            numbers += parameter.numel()
-            bytes_read += parameter.numel() * parameter.element_size()
-        for buffer in self.model.buffers():  # packed weights are buffers
-            bytes_read += buffer.numel() * buffer.element_size()
-        config = self.model.config
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return Cost(2 * numbers, bytes_read, int(getattr(text, "vocab_size", 0) or 1000))
+        """By the weights, and by what is attended to."""
+        return None if self.model is None else cost_of(self.model, self.torch, causal=self.task in WRITING)
 
     def computes(self) -> str:
         """That of the first floating parameter."""
         kinds = (parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
         return str(next(kinds, "float32")).removeprefix("torch.")
-
-    def _tied(self, table: Any) -> bool:
-        head = getattr(self.model, "get_output_embeddings", lambda: None)()
-        return head is not None and getattr(head, "weight", None) is table
 
     def tensors(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Lists become tensors on the device."""

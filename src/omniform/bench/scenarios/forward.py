@@ -75,11 +75,11 @@ class Forward(Scenario):
         return backend.told(backend.forward(self.made(backend)))
 
     def work(self, backend: Backend) -> tuple[float, float] | None:
-        """By the weights; of pictures it is not known."""
+        """By weights and attention; of pictures it is not known."""
         cost = backend.cost()
         if cost is None or self.modality != "text" or self.inputs:
             return None
-        return cost.flop * sum(lengths(self.batch, self.length, self.ragged)), cost.read
+        return sum(cost.pass_over(n) for n in lengths(self.batch, self.length, self.ragged)), cost.read
 
 
 def lengths(rows: int, longest: int, ragged: bool) -> list[int]:

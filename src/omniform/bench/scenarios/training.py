@@ -117,7 +117,7 @@ class TrainStep(Scenario):
         """A backward pass computes twice what a forward does; weights are read by both, and written with their
         gradient and two moments by the optimizer."""
         cost = backend.cost()
-        return None if cost is None else (3 * cost.flop * sum(self.lengths()), 9 * cost.read)
+        return None if cost is None else (3 * sum(map(cost.pass_over, self.lengths())), 9 * cost.read)
 
 
 def stacked(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

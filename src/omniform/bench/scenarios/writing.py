@@ -112,13 +112,16 @@ class Generate(Scenario):
         return values
 
     def work(self, backend: Backend) -> tuple[float, float] | None:
-        """By the weights: every token is multiplied with all of them, every step reads them."""
+        """Every step reads all weights; every row's steps, what they see of its own."""
         cost = backend.cost()
         if cost is None:
             return None
-        read = sum(map(len, self.prompts("", cost.vocabulary)))
-        count = read + self.batch * self.beams * (self.new_tokens - 1)
-        return cost.flop * count, cost.read * self.new_tokens
+        flop, moved = 0.0, cost.read * self.new_tokens
+        for row in self.prompts("", cost.vocabulary):
+            first, later = cost.prefilled(len(row)), cost.answered(len(row), self.new_tokens)
+            flop += first[0] + self.beams * later[0]
+            moved += first[1] + self.beams * later[1]
+        return flop, moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,5 +162,7 @@ class Decode(Generate):
     def work(self, backend: Backend) -> tuple[float, float] | None:
         """Of all steps after the first."""
         cost = backend.cost()
-        steps = self.new_tokens - 1
-        return None if cost is None else (cost.flop * self.batch * steps, cost.read * steps)
+        if cost is None:
+            return None
+        rows = [cost.answered(len(row), self.new_tokens) for row in self.prompts("", cost.vocabulary)]
+        return sum(one[0] for one in rows), cost.read * (self.new_tokens - 1) + sum(one[1] for one in rows)
