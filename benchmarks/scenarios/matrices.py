@@ -166,7 +166,8 @@ class Halves(Scenario):
         backend.model = auto.from_pretrained(job.model, dtype=job.backend["dtype"]).eval()
         if option(job, "by") == "tiles":
             widening.slow_dtypes = lambda: halves
-            widening.widen(backend.model)
+            if not widening.widen(backend.model):
+                raise RuntimeError("no layer was widened: the native kernels have taken them (OMNIFORM_NATIVE=0)")
         inputs = backend.shaped(self.inputs, self.batch)
 
         def sample() -> dict[str, float]:

@@ -28,8 +28,9 @@ class Quality(Scenario):
     """Perplexity of a model in fewer bits, and how far its next tokens are from the checkpoint's own.
 
     A contender's ``quantize`` is a target of ``omniform quantize``; without, it is the checkpoint itself. With the
-    option ``nearest: BITS`` the matrices of its blocks are rounded to the nearest of GPTQ's own codes; other options
-    are settings of the method.
+    option ``nearest: BITS`` the matrices of its blocks are rounded to the nearest of GPTQ's own codes, and ``to:
+    "gguf:TYPE"`` is a target too (as ``quantize`` it would make the checkpoint a GGUF file before it is compared with
+    itself); other options are settings of the method.
 
     Attributes:
         learn: texts, for methods that learn from some.
@@ -93,8 +94,8 @@ class Quality(Scenario):
         from omniform.export.quantizing import settings_for
         from omniform.hub.checkpoint import load_as_saved
 
-        to, options = job.backend["quantize"], dict(job.backend["options"])
-        bits = int(options.pop("nearest", 0))
+        options = dict(job.backend["options"])
+        to, bits = options.pop("to", job.backend["quantize"]), int(options.pop("nearest", 0))
         if not to:
             model = load_as_saved(job.model, dtype=job.backend["dtype"])
             if bits:
