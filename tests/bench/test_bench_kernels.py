@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from omniform.bench.building import BuildError, Building, clean
 from omniform.bench.commits import Commits
 from omniform.bench.contender import ContenderError
 from omniform.bench.kernels import kernels, lay
+from omniform.bench.made import made
+from omniform.core.errors import ConfigError
 
 SCRIPT = """
 import pathlib, sys
@@ -86,3 +89,25 @@ def test_the_working_tree_is_a_commit_of_its_own(tmp_path: Path):
     assert git(repo, "show", f"{made}:kept") == "2" and git(repo, "show", f"{made}:new") == "3"
     assert git(repo, "ls-tree", "--name-only", made).split() == [".gitignore", "kept", "new"]
     assert git(repo, "status", "--porcelain") == before and len(git(repo, "log", "--oneline").splitlines()) == 1
+
+
+def test_a_cache_that_is_full_or_closed_is_told(tmp_path: Path):
+    closed = tmp_path / "file"
+    closed.write_text("")
+    with pytest.raises(ConfigError, match=r"cannot be kept.*OMNIFORM_BENCH_CACHE"):
+        made("llama-tiny", closed)
+    program = (
+        "import resource, sys, pathlib; from omniform.bench.made import made\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))\n"
+        "made('llama-tiny', pathlib.Path(sys.argv[1]))\n"
+    )
+    full = tmp_path / "full"
+    done = subprocess.run([sys.executable, "-c", program, str(full)], capture_output=True, text=True)
+    assert "ConfigError" in done.stderr and "cannot be kept" in done.stderr, done.stderr
+    assert not list((full / "models").iterdir())
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    git(repo, "init", "-q")
+    git(repo, "commit", "-q", "--allow-empty", "-m", "x")
+    with pytest.raises(ContenderError, match=r"HEAD cannot be built in .*: Not a directory"):
+        Commits(repo, closed).environment("HEAD")

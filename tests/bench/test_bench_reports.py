@@ -123,7 +123,9 @@ def test_what_else_differs_is_told() -> None:
     assert "machines differ: EPYC, 2 cores, 16 GiB / Xeon, 4 cores" in text
     assert "torch 2.13.0 / Python none, torch 2.14.0" in text
     assert "configs differ: scenario.batch: 1 / 4" in text
-    assert "the second was noisy: the processor was throttled" in text
+    assert "the second was noisy: the processor was throttled" in text and "take turns" not in text
+    (late,) = compare([result()], [result(started=1.79e9 + 3 * 3600)]).notes
+    assert "they did not take turns, but were measured 3 h apart" in late
 
 
 def test_failures_and_what_only_one_has() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from omniform.core.errors import ConfigError, nearest
+from omniform.core.errors import ConfigError, OmniformError, nearest
 
 PREFIX: Final = "made:"
 FORMAT: Final = 1
@@ -123,10 +123,25 @@ def made_of(path: Path, cache: Path | None = None) -> Path:
 
 
 def _kept(name: str, cache: Path | None, write: Callable[[Path], object]) -> Path:
-    """A folder of the cache, written whole or not at all."""
+    """A folder of the cache, written whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    from safetensors import SafetensorError
+
     folder = (cache or cache_folder()) / "models" / name
-    if (folder / "model.safetensors").is_file():
-        return folder
+    try:
+        return folder if (folder / "model.safetensors").is_file() else _made(folder, write)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OmniformError):  # of what it is made of, and not of where it goes
+            raise
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError("the checkpoint cannot be kept", where=str(folder), found=why,
+                          remedy="Name another folder: OMNIFORM_BENCH_CACHE.") from None  # fmt: skip
+
+
+def _made(folder: Path, write: Callable[[Path], object]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:

@@ -30,6 +30,9 @@ ORDER: Final[tuple[Verdict, ...]] = ("worse", "better", "changed", "unclear", "s
 """``changed``: where neither direction is better. ``unclear``: turns differ too much to tell. ``untested``: too few
 turns, or numbers that are not positive."""
 
+AT_ONCE: Final = 2.0
+"""Seconds within which the contenders of one run are begun."""
+
 Key = tuple[str, str, str]
 """A config, a scenario, a contender."""
 
@@ -209,6 +212,10 @@ def _verdict(told: str, measure: Measure) -> Verdict:
 
 
 def _differ(one: Result, two: Result) -> Iterator[str]:
+    apart = abs(one.started - two.started)
+    if apart > AT_ONCE:  # all of one run are begun at once
+        span = f"{apart:.0f} s" if apart < 120 else f"{apart / 60:.0f} min" if apart < 7200 else f"{apart / 3600:.0f} h"
+        yield f"they did not take turns, but were measured {span} apart: what the machine did beside may differ, too"
     if one.machine != two.machine:
         yield f"machines differ: {machine_of(one.machine)} / {machine_of(two.machine)}"
     changed = {name for name in {*one.versions, *two.versions} if one.versions.get(name) != two.versions.get(name)}
