@@ -100,7 +100,7 @@ WRONG = {
     "scenario=dir/decode": "keys and values",
     "backend.kind=transformer": "Did you mean 'transformers'?",
     "contenders=[omniform,omniform]": "two contenders are called 'omniform'",
-    "contenders=[onnxruntime]": "onnxruntime does not",
+    "contenders=[none]": "none does not",
     "clock=cpu threads=2": "Set threads=1",
     "clock=clok": "expected wall or cpu",
     "rounds": "this changes nothing",

@@ -14,6 +14,7 @@ from omniform.bench import machine
 from omniform.bench.commits import Commits
 from omniform.bench.config import BackendConfig, BenchmarkConfig, scenario_of
 from omniform.bench.contender import ContenderError, Process, interpreter
+from omniform.bench.exported import onnx_of
 from omniform.bench.gguf import IN_A_FILE, gguf_of
 from omniform.bench.job import Job
 from omniform.bench.made import model_folder
@@ -254,7 +255,9 @@ class Benchmark:
         """Its process, with all done that is not measured."""
         config = self.config
         model = model_folder(one.backend.model or config.model)
-        if one.backend.kind == "llama_cpp" or str(one.backend.quantize).startswith(IN_A_FILE):
+        if one.backend.kind == "onnxruntime":
+            model = onnx_of(model, one.backend)
+        elif one.backend.kind == "llama_cpp" or str(one.backend.quantize).startswith(IN_A_FILE):
             model = gguf_of(model, one.backend)
         job = Job(
             scenario=dict(config.scenario), backend=_plain(one.backend), model=model,

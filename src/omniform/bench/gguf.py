@@ -29,7 +29,7 @@ def gguf_of(model: str, backend: BackendConfig) -> str:
         return model
     kind = (backend.quantize or "").removeprefix(IN_A_FILE) or FLOATS.get(backend.dtype, backend.dtype)
     folder = cache_folder() / "gguf"
-    named = hashlib.sha256(f"{model} {_changed(Path(model))}".encode()).hexdigest()[:16]
+    named = hashlib.sha256(f"{model} {changed(Path(model))}".encode()).hexdigest()[:16]
     file = folder / f"{named}-{kind}.gguf"
     if file.is_file():
         return str(file)
@@ -45,6 +45,7 @@ def gguf_of(model: str, backend: BackendConfig) -> str:
     return str(file)
 
 
-def _changed(path: Path) -> float:
+def changed(path: Path) -> float:
+    """When a checkpoint's files were last written to."""
     files = path.glob("*") if path.is_dir() else [path]
     return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)

@@ -28,7 +28,7 @@ from omniform.export.onnx.certificates import TOLERANCES, Case, Runs, compare, d
 from omniform.export.onnx.layout import CERTIFICATE, Graph, Layout, Role, read_layout
 from omniform.export.onnx.parts import Part, fitting, named, of_size, parts_of
 from omniform.export.onnx.tasks import Wanted, load, wanted
-from omniform.hub.checkpoint import load_as_saved
+from omniform.hub.checkpoint import is_exported, load_as_saved
 from omniform.hub.files import locate
 from omniform.hub.folders import replace_files
 from omniform.hub.save import config_to_save
@@ -109,6 +109,11 @@ def export_checkpoint(
     """The same of a folder or a Hub id, loaded as the model that the task asks for."""
     form = format_named(format)
     options = options_of(form, given)
+    if is_exported(model):
+        raise InputError(
+            "what was exported is not exported again", where=os.fspath(model),
+            remedy="Export the checkpoint that it was made from.",
+        )  # fmt: skip
     if not form.certified:
         from omniform.export.checkpoints import dtype_of, write_checkpoint
 

@@ -35,6 +35,11 @@ def filled(graph: Graph, given: Mapping[str, object], past: int) -> dict[str, Te
                 value = torch.arange(past, past + ids.shape[-1])[None].expand(ids.shape[0], -1)
         if not isinstance(value, Tensor):
             raise InputError("the graph reads an input that is not there", where=name, found=brief(value))
+        if value.is_floating_point() != port.dtype.startswith("float"):
+            raise InputError(
+                "the graph reads numbers of another kind", where=name, expected=port.dtype,
+                found=str(value.dtype).removeprefix("torch."),
+            )  # fmt: skip
         if name == "position_ids" and isinstance(ids, Tensor) and value.shape != ids.shape:
             value = value.expand(ids.shape[0], -1)
         told[name] = value

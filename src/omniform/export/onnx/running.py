@@ -27,7 +27,7 @@ from omniform.core.outputs import BaseModelOutput, ModelOutput
 from omniform.core.state import DenseState, HasModules
 from omniform.export.onnx.answers import filled, kind_of, together
 from omniform.export.onnx.layout import BRANCH, Layout, Role
-from omniform.export.onnx.opening import PLACES, Opened, open_folder, which_of
+from omniform.export.onnx.opening import NAMED, PLACES, Opened, open_folder, which_of
 from omniform.export.onnx.pieces import Pieces, pieces_of
 from omniform.export.onnx.sessions import Held, OnnxCache, Runtime, Session, held
 from omniform.export.onnx.stepping import GraphDecoder
@@ -37,6 +37,12 @@ from omniform.weights.init import NoInitialising
 _CALL: Final = frozenset({"use_cache", "return_dict"})
 _WRITERS: Final = frozenset({"decoder_input_ids", "decoder_attention_mask", "encoder_outputs"})
 _STEPS: Final[tuple[Role, ...]] = ("decoder_merged", "decoder", "model")
+KNOWN: Final = frozenset({
+    "verify", "config", "file_name", "subfolder", *NAMED, "providers", "provider", "provider_options",
+    "intra_op_num_threads", "inter_op_num_threads", "session_options", *PLACES,
+})  # fmt: skip
+"""What :meth:`OnnxModel.from_pretrained` is told by keyword."""
+
 _NOTHING: Final = (None, "auto", "float32", torch.float32, "cpu")
 
 
@@ -79,6 +85,7 @@ class OnnxModel(Surface):
             DependencyError: onnxruntime is not installed.
             UnknownArgumentError: an unknown keyword, with the nearest name.
         """
+        check_arguments("OnnxModel.from_pretrained", how, KNOWN - {"verify", "config"})
         which = which_of(how)
         places = {name: how.pop(name) for name in PLACES if name in how}
         opened = open_folder(folder, which, Runtime.read(how), verify, **places)
@@ -115,9 +122,18 @@ class OnnxModel(Surface):
             InputError: always.
         """
         raise InputError(
-            "an exported model is not saved", where="save_pretrained", found=str(self._layout.folder),
+            "an exported model is not saved, nor exported again", where="save_pretrained", found=str(self._layout.folder),
             remedy="Copy its folder, or save the model that it was exported from.",
         )  # fmt: skip
+
+    def export(self, format: str, path: str | os.PathLike[str], **kwargs: object) -> object:
+        """Refused, as saving is."""
+        self.save_pretrained(path)
+        return None
+
+    def save_gguf(self, path: str | os.PathLike[str], **kwargs: object) -> None:
+        """Refused, as saving is."""
+        self.save_pretrained(path)
 
     @property
     def _layout(self) -> Layout:
@@ -130,6 +146,11 @@ class OnnxModel(Surface):
     @property
     def _sessions(self) -> Mapping[Role, Session]:
         return cast(Opened, self.__dict__["exported"]).sessions
+
+    @property
+    def graphs(self) -> Mapping[Role, Session]:
+        """What onnxruntime runs, by what it does."""
+        return self._sessions
 
     @property
     def _main(self) -> Session:
@@ -425,11 +446,8 @@ def opened(folder: str | os.PathLike[str], kind: type[PreTrainedModel] | None, k
         value = given.pop(name, None)
         if value not in _NOTHING:
             raise InputError("an exported model is run as it is", where=name, found=brief(value), expected="nothing")
-    known = ("verify", "file_name", "subfolder", "encoder_file_name", "decoder_file_name", "providers", "provider",
-             "decoder_with_past_file_name", "provider_options", "config", "intra_op_num_threads",
-             "inter_op_num_threads", "session_options", *PLACES)  # fmt: skip
     for name, value in given.items():
-        if name not in known:
+        if name not in KNOWN:
             raise InputError("an exported model is run as it is", where=name, found=brief(value), expected="nothing")
     model = OnnxModel.from_pretrained(folder, **given)  # type: ignore[arg-type] # looked at there
     own, wanted = model.origin.architecture.name, kind.__name__ if kind is not None else ""

@@ -157,12 +157,15 @@ class Session:
         folder: where it is.
         graph: what it reads and gives, as the folder says.
         runtime: how it is computed.
+
+    Attributes:
+        session: onnxruntime's own.
     """
 
     def __init__(self, folder: Path, graph: Graph, runtime: Runtime | None = None) -> None:
         self.graph = graph
-        self._session = (runtime or Runtime()).session(folder / graph.file)
-        there = {one.name for one in self._session.get_inputs()}
+        self.session = (runtime or Runtime()).session(folder / graph.file)
+        there = {one.name for one in self.session.get_inputs()}
         for port in graph.inputs:
             if port.name not in there:
                 raise InputError(
@@ -191,7 +194,7 @@ class Session:
             ))  # fmt: skip
         made = cls.__new__(cls)
         made.graph = Graph(role, file, *ports)
-        made._session, made._outputs = session, [port.name for port in ports[1]]
+        made.session, made._outputs = session, [port.name for port in ports[1]]
         return made
 
     def empty(self, rows: int) -> dict[str, Held]:
@@ -202,7 +205,7 @@ class Session:
         """See :meth:`Runs.run`."""
         fed = {port.name: _fed(given[port.name], port) for port in self.graph.inputs}
         try:
-            values = self._session.run_with_ort_values(self._outputs, fed)
+            values = self.session.run_with_ort_values(self._outputs, fed)
         except Exception as error:  # its classes of errors have no common base but this
             raise InputError("onnxruntime cannot compute", where=self.graph.file, found=str(error)[:300]) from error
         return dict(zip(self._outputs, map(Held, values), strict=True))
