@@ -122,7 +122,8 @@ class OnnxModel(Surface):
             InputError: always.
         """
         raise InputError(
-            "an exported model is not saved, nor exported again", where="save_pretrained", found=str(self._layout.folder),
+            "an exported model is not saved, nor exported again", where="save_pretrained",
+            found=str(self._layout.folder),
             remedy="Copy its folder, or save the model that it was exported from.",
         )  # fmt: skip
 
