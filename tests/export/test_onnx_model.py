@@ -17,6 +17,7 @@ from omniform import OnnxModel
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, MissingPartError, RepoError, UnknownArgumentError
 from omniform.engine.engine import Engine
+from omniform.export.onnx import verified
 from omniform.serve.app import create_app
 from omniform.serve.config import ModelSource, ServeConfig
 
@@ -258,6 +259,65 @@ def test_what_looks_into_layers_is_refused_by_name(llama: Pair, how: dict[str, o
         llama.onnx.generate(batch()[0], max_new_tokens=3, **how)
     with pytest.raises(MissingPartError, match="no graph of its own"):
         llama.onnx.model.layers[0](torch.zeros(1, 1, 16))
+
+
+def test_folders_of_others_open(llama: Pair, t5: Pair, tmp_path: Path) -> None:
+    ids, mask = batch()
+    expected = llama.torch.generate(ids, attention_mask=mask, max_new_tokens=6)
+    (tmp_path / "theirs" / "onnx").mkdir(parents=True)
+    for name in ("config.json", "generation_config.json"):
+        shutil.copy(llama.folder / name, tmp_path / "theirs")
+    shutil.copy(llama.folder / "model.onnx", tmp_path / "theirs/onnx/model_quantized.onnx")
+    told: list[dict[str, object]] = [
+        {}, {"file_name": "model_quantized.onnx"}, {"file_name": "model_quantized.onnx", "subfolder": "onnx"},
+        {"providers": ["CPUExecutionProvider"], "intra_op_num_threads": 1},
+    ]  # fmt: skip
+    for how in told:
+        model = OnnxModel.from_pretrained(tmp_path / "theirs", **how)
+        assert torch.equal(model.generate(ids, attention_mask=mask, max_new_tokens=6), expected)
+    assert isinstance(omniform.AutoModelForCausalLM.from_pretrained(tmp_path / "theirs"), OnnxModel)
+    with pytest.raises(RepoError, match=r"Did you mean 'model_quantized\.onnx'"):
+        OnnxModel.from_pretrained(tmp_path / "theirs", file_name="model_quantised.onnx")
+    with pytest.raises(UnknownArgumentError, match="'file_name'"):
+        OnnxModel.from_pretrained(tmp_path / "theirs", file_nam="model.onnx")
+    with pytest.raises(InputError, match="CPUExecutionProvider"):
+        OnnxModel.from_pretrained(tmp_path / "theirs", providers=["CPUExecutionProvidr"])
+    shutil.copy(llama.folder / "model.onnx", tmp_path / "theirs/onnx/model_fp16.onnx")
+    with pytest.raises(RepoError, match="several graphs"):
+        OnnxModel.from_pretrained(tmp_path / "theirs")
+    # An encoder-decoder whose cache goes in and out in a file of its own, and one that keeps nothing.
+    ids, mask = batch("right")
+    expected = t5.torch.generate(ids, attention_mask=mask, max_new_tokens=6, num_beams=2)
+    for gone in (("decoder_model_merged",), ("decoder_model_merged", "decoder_with_past_model")):
+        shutil.copytree(t5.folder, tmp_path / str(len(gone)))
+        for name in (*(f"{stem}.onnx" for stem in gone), "certificate.json"):
+            (tmp_path / str(len(gone)) / name).unlink()
+        model = OnnxModel.from_pretrained(tmp_path / str(len(gone)))
+        assert torch.equal(model.generate(ids, attention_mask=mask, max_new_tokens=6, num_beams=2), expected)
+
+
+def test_a_file_is_hashed_once_and_again_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    hashed: list[Path] = []
+    whole = verified.digest
+    monkeypatch.setattr(verified, "digest", lambda path: hashed.append(path) or whole(path))
+    monkeypatch.setattr(verified, "SETTLED", -1.0)
+    file = tmp_path / "file"
+    file.write_bytes(b"one")
+
+    def told() -> str:
+        digests = verified.Digests()
+        found = digests.of(file)
+        digests.keep()
+        return found
+
+    first = told()
+    assert told() == first and len(hashed) == 1
+    file.write_bytes(b"two")
+    assert told() != first and len(hashed) == 2
+    monkeypatch.setattr(verified, "SETTLED", 1e6)  # what was just written may be written again within a clock's tick
+    file.write_bytes(b"six")
+    assert told() == told() and len(hashed) == 4
 
 
 def test_a_server_answers_with_an_exported_writer(llama: Pair, tmp_path: Path) -> None:
