@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..job import Job, RefusedError
-from .base import Cost
+from .costs import Cost
 from .omniform import Omniform
 
 KINDS = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(float)": "float32", "tensor(float16)": "float16",
