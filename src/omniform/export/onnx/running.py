@@ -173,6 +173,7 @@ class OnnxModel(Surface):
         names = {port.name for port in first.graph.inputs if not port.name.startswith("past")} - {BRANCH}
         if "embed" in self._sessions:
             names = (names - {"inputs_embeds"}) | {"input_ids", "pixel_values"}
+        names |= {"attention_mask"} & self._twin_model.accepts()  # one that masks nothing says nothing
         past = {"past_key_values"} if self._keeps else set()
         return frozenset(names | past | _CALL | (_WRITERS if self._behind_an_encoder else frozenset()))
 
@@ -191,6 +192,15 @@ class OnnxModel(Surface):
         return args, inputs if past is None else {**inputs, "past_key_values": past}
 
     def arrive(self, inputs: dict[str, object]) -> None:
+        first = self._sessions["encoder"] if self._behind_an_encoder else self._main
+        mask = inputs.get("attention_mask")
+        if isinstance(mask, Tensor) and not any(port.name == "attention_mask" for port in first.graph.inputs):
+            if not bool(mask.all()):
+                raise InputError(
+                    "the exported graph reads no padding", where="attention_mask", expected="1 everywhere",
+                    remedy="Give rows of one length, or one at a time.",
+                )  # fmt: skip
+            del inputs["attention_mask"]
         known = self._twin_model.accepts() - {"past_key_values"}
         told = {name: value for name, value in inputs.items() if name in known and name not in _WRITERS}
         if told and not self._behind_an_encoder:
