@@ -297,3 +297,48 @@ def test_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "'decode.latency' was not measured" in said and "spin.latency" in said
     assert main(["bench", "--config-dir", str(folder), "--list"]) == 0
     assert capsys.readouterr().out == "spin\n"
+
+
+LLAMA_SERVER = """
+import json, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+port = int(sys.argv[sys.argv.index("--port") + 1])
+class Answers(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+        for k in range(asked["max_tokens"]):
+            self.wfile.write(b"data: " + json.dumps({"choices": [{"delta": {"content": "x"}}]}).encode() + b"\\n\\n")
+            self.wfile.flush()
+            time.sleep(0.01)
+    def log_message(self, *given):
+        pass
+ThreadingHTTPServer(("127.0.0.1", port), Answers).serve_forever()
+"""
+
+
+def test_llama_cpp_s_server_is_asked_as_ours_is(tmp_path: Path):
+    """By a program that speaks as it does: 4 requests of 5 tokens, 10 ms each, all at once."""
+    program = tmp_path / "llama-server"
+    program.write_text(f"#!{sys.executable}\n{LLAMA_SERVER}")
+    program.chmod(0o755)
+    (tmp_path / "model.gguf").touch()
+
+    def measured(program: str) -> Result:
+        (result,) = Benchmark(BenchmarkConfig.of({
+            "name": "server", "scenario": {"kind": "server", "requests": 4, "rate": 0, "new_tokens": 5},
+            "backend": {"kind": "llama_cpp", "options": {"program": program}}, "model": str(tmp_path / "model.gguf"),
+            **QUICK, "rounds": 1,
+        })).run()  # fmt: skip
+        return result
+
+    found = measured(str(program))
+    assert found.status == "done", found.error
+    assert found.value("requests.latency.min") >= 0.04 and found.measures["first_token.latency"].summary.count % 4 == 0
+    assert "cannot be started: No such file" in str(measured(str(tmp_path / "nowhere")).error)
+    program.write_text(f"#!{sys.executable}\nraise SystemExit(3)\n")
+    assert "the server ended with status 3" in str(measured(str(program)).error)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
+from urllib.error import URLError
+from urllib.request import urlopen
 
 from ..job import Job, RefusedError
 from .costs import Cost
@@ -17,6 +22,36 @@ Answering = Callable[[Any, int, Told], object]
 
 def unheard() -> None:
     """Nobody listens."""
+
+
+READY = 300.0
+"""Seconds that a server has to load its model."""
+
+
+def ready(url: str, path: str, process: subprocess.Popen[str]) -> str:
+    """A server's address, as soon as it answers there.
+
+    Raises:
+        RefusedError: it ended, or does not answer in time.
+    """
+    until = time.monotonic() + READY
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise RefusedError(f"the server ended with status {process.returncode}")
+        with contextlib.suppress(URLError, OSError), urlopen(f"{url}{path}", timeout=10) as answer:
+            if answer.status == 200:
+                return url
+        time.sleep(0.1)
+    raise RefusedError(f"the server was not ready within {READY:.0f} s")
+
+
+def ended(process: subprocess.Popen[str] | None) -> None:
+    """A server is over."""
+    if process is not None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(15)
+        process.kill()
 
 
 class Backend:

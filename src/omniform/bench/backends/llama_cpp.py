@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import socket
+import subprocess
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-from ..job import Job, RefusedError
-from .base import Backend, Told, unheard
+from ..job import Job, RefusedError, die_with_parent
+from .base import Backend, Told, ended, ready, unheard
 
 BATCH = 512
 """Tokens that are handed over at once, llama.cpp's own default."""
+
+SEATS = 32
+"""Clients of a server that are answered at once."""
 
 Entry = tuple[int, int, int, bool]
 """A token, its place, its row, and whether the next one is wanted."""
@@ -22,7 +27,7 @@ class LlamaCpp(Backend):
     """llama.cpp, with a GGUF file."""
 
     PACKAGES = ("llama_cpp", "llama-cpp-python", "numpy")
-    CAN = frozenset({"prepare", "load", "write", "quantize"})
+    CAN = frozenset({"prepare", "load", "write", "quantize", "serve"})
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -30,6 +35,7 @@ class LlamaCpp(Backend):
         self.model: Any = None
         self.context: Any = None
         self.room = 0, 0
+        self.server: subprocess.Popen[str] | None = None
 
     def prepare(self) -> None:
         """Import it, and silence it."""
@@ -54,6 +60,26 @@ class LlamaCpp(Backend):
     def vocabulary(self) -> int:
         """As the file has it."""
         return self._tokens
+
+    def served(self) -> str:
+        """llama.cpp's own program, with a seat of 512 tokens for every one of many clients."""
+        given = self.options.get("options") or {}
+        program = str(given.get("program") or "llama-server")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        threads = str(self.job.threads)
+        command = [program, "-m", self.job.model, "--port", str(port), "-np", str(SEATS), "-c", str(512 * SEATS),
+                   "-t", threads, "-tb", threads, "--no-webui", "--jinja"]  # fmt: skip
+        try:
+            self.server = subprocess.Popen(command, text=True, preexec_fn=die_with_parent)
+        except OSError as error:
+            raise RefusedError(f"llama.cpp's server {program!r} cannot be started: {error.strerror}") from None
+        return ready(f"http://127.0.0.1:{port}", "/health", self.server)
+
+    def end(self) -> None:
+        """End the server."""
+        ended(self.server)
 
     def _open(self, length: int, rows: int) -> None:
         """A context for so many tokens in all; the one that is there, if it is large enough."""

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import subprocess
 import sys
 import threading
-import time
 from importlib import import_module
 from typing import Any
 
 from ..job import Job, RefusedError, die_with_parent
-from .base import Answering, Told
+from .base import Answering, Told, ended, ready
 from .on_torch import OnTorch
-
-READY = 300.0
-"""Seconds that a server has to load its model."""
 
 
 class Omniform(OnTorch):
@@ -76,20 +71,8 @@ class Omniform(OnTorch):
             found = re.search(r"http://[\w.\[\]:-]+", line)
             if found is not None:
                 threading.Thread(target=self.server.stderr.read, daemon=True).start()
-                return self._ready(found[0])
+                return ready(found[0], "/ready", self.server)
         raise RefusedError(f"the server ended: {' '.join(said[-3:])}")
-
-    def _ready(self, url: str) -> str:
-        from urllib.error import URLError
-        from urllib.request import urlopen
-
-        until = time.monotonic() + READY
-        while time.monotonic() < until:
-            with contextlib.suppress(URLError, OSError), urlopen(f"{url}/ready", timeout=10) as answer:
-                if answer.status == 200:
-                    return url
-            time.sleep(0.1)
-        raise RefusedError(f"the server was not ready within {READY:.0f} s")
 
     def export(self, form: str, folder: str) -> None:
         """By ``model.export``."""
@@ -99,10 +82,6 @@ class Omniform(OnTorch):
 
     def end(self) -> None:
         """End the server, and the engine."""
-        if self.server is not None:
-            self.server.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.server.wait(15)
-            self.server.kill()
+        ended(self.server)
         if self.engine is not None:
             self.engine.close()
