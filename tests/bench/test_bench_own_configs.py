@@ -58,4 +58,4 @@ def test_the_page_says_what_the_results_say():
     text = tool.PAGE.read_text(encoding="utf-8")
     assert tool.page() == text, "run `make figures`"
     shown = {found[2] for found in tool.PLACE.finditer(text)}
-    assert set(NAMES) <= shown and {file.stem for file in tool.KEPT.glob("*.json")} <= shown
+    assert set(NAMES) == shown and {file.stem for file in tool.KEPT.glob("*.json")} <= shown
