@@ -53,7 +53,7 @@ def resize(image: Tensor, height: int, width: int, *, resample: int = 2) -> Tens
     if mode == "lanczos" and image.device.type != "cpu":
         # torch has this filter on the CPU only.
         work = work.cpu()
-    batch = work.reshape(-1, *work.shape[-3:])
+    batch = alone(work) if work.dim() == 3 else work.reshape(-1, *work.shape[-3:])
     smooth = mode != "nearest-exact"
     try:
         batch = F.interpolate(
@@ -68,6 +68,17 @@ def resize(image: Tensor, height: int, width: int, *, resample: int = 2) -> Tens
             batch = batch.round_()
     batch = batch[:, : image.shape[-3]]
     return batch.to(device=image.device, dtype=image.dtype).reshape(*image.shape[:-2], height, width)
+
+
+def alone(image: Tensor) -> Tensor:
+    """A batch of this picture ``[C, H, W]`` alone, nothing moved.
+
+    Where channels lie last, ``image[None]`` has a stride by which torch does not see that: it takes twice as long for
+    bytes, and seven times for maps of 150 labels.
+    """
+    if image.stride(0) == 1:
+        return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return image[None]
 
 
 def _laid(image: Tensor) -> Tensor:

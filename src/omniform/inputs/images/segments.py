@@ -18,6 +18,7 @@ from torch import Tensor
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError
 from omniform.inputs.checks import fraction
+from omniform.inputs.images.ops import alone
 from omniform.inputs.images.postprocess import TargetSizes, outputs_of, sizes_of
 from omniform.inputs.media_access import MAX_PIXELS
 
@@ -335,13 +336,13 @@ def _run_lengths(mask: Tensor) -> list[int]:
 def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps ``[C, h, w]`` in another size, between neighbours in a straight line."""
     check_map(*size)
-    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(alone(maps), size=size, mode="bilinear", align_corners=False)[0]
 
 
 def smoothed(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """As :func:`bilinear`, with a filter against aliases where maps shrink (OneFormer)."""
     check_map(*size)
-    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+    return F.interpolate(alone(maps), size=size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
 def check_map(height: int, width: int, where: str = "target_sizes") -> None:

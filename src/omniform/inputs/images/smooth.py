@@ -45,7 +45,7 @@ class SmoothResize:
         blurred = blur(image, down=spreads[1], across=spreads[0]) if all(spreads) else image
         native = blurred.is_floating_point() or blurred.dtype == torch.uint8
         work = blurred if native else blurred.float()
-        return F.interpolate(work[None], (height, width), mode="bilinear", align_corners=False)[0]
+        return F.interpolate(ops.alone(work), (height, width), mode="bilinear", align_corners=False)[0]
 
 
 def blur(image: Tensor, *, down: float, across: float) -> Tensor:
