@@ -7,7 +7,7 @@ import pytest
 
 from omniform.bench.config import BenchmarkConfig
 from omniform.bench.report.figures import base_of
-from omniform.bench.results import Result
+from omniform.bench.results import Measure, Result, passes_of
 from omniform.bench.stats import difference
 from omniform.core.errors import ConfigError
 
@@ -93,3 +93,34 @@ def test_a_commit_is_compared_with_what_is_alike_but_for_the_commit():
     bases = {one.contender: base_of(one, results).contender for one in results}
     assert bases == {"omniform a": "omniform a", "omniform b": "omniform a", "eight bits a": "omniform a",
                      "eight bits b": "eight bits a", "transformers": "omniform a"}  # fmt: skip
+
+
+def shared(chance: np.random.Generator, longer: float, rounds: int = 8) -> tuple[list[list[float]], list[list[float]]]:
+    """Two contenders of one pass: the machine slows rounds of both down, and one process is luckier than another."""
+    lucky = 1 + 0.03 * chance.standard_normal(2)
+    slow = 1 + 3 * chance.permutation(rounds) / rounds
+    pair = [[[level * own * (1 + 0.05 * chance.random())] for level in slow] for own in lucky * [1, longer]]
+    return pair[0], pair[1]
+
+
+def verdicts(longer: float, passes: int) -> dict[str, int]:
+    chance, found = np.random.default_rng(3), {"more": 0, "less": 0, "same": 0, "unclear": 0}
+    for _ in range(TIMES):
+        each = [shared(chance, longer) for _ in range(passes)]
+        one, two = ([turn for pair in each for turn in pair[side]] for side in (0, 1))
+        told = difference(one, two, passes=passes)
+        assert not told.sure
+        found[told.verdict] += 1
+    return found
+
+
+def test_where_the_machine_disturbs_all_new_processes_must_show_it_each_time():
+    assert verdicts(1.1, passes=3)["more"] >= 0.8 * TIMES
+    nothing = verdicts(1.0, passes=3)
+    assert nothing["more"] + nothing["less"] <= 0.04 * TIMES
+
+
+def test_passes_are_kept():
+    measure = Measure("decode.latency", "s", ((1.0,), (2.0,), (3.0,), (4.0,)), passes=2)
+    assert Measure.of(measure.name, measure.told()) == measure
+    assert [passes_of({"rounds": 8}, rounds) for rounds in (24, 16, 12, 8, 0)] == [3, 2, 1, 1, 1]

@@ -21,7 +21,7 @@ from omniform.bench.made import model_folder
 from omniform.bench.noise import Disturbance, Reading, judged, told
 from omniform.bench.recorder import MetricsRecorder
 from omniform.bench.report.figures import base_of
-from omniform.bench.results import Better, Measure, Result
+from omniform.bench.results import Better, Measure, Result, passes_of
 from omniform.bench.roofline import Peak
 from omniform.bench.stats import difference
 
@@ -185,7 +185,7 @@ class Benchmark:
             rounds = [[turn.values.get(main, ()) for turn in each.turns] for each in (base, one)]
             if base is one or any(value <= 0 for each in rounds for turn in each for value in turn):
                 continue
-            told = difference(*rounds, better=better)
+            told = difference(*rounds, better=better, passes=self._passes(one.turns))
             far = told.sure and (told.low > FAR or told.high < 1 / FAR)
             if told.verdict != "same" and not far:
                 found.append(f"{one.result.contender} {'is unclear' if told.verdict == 'unclear' else 'differs'}")
@@ -379,25 +379,28 @@ class Benchmark:
         ]
         if self.interrupted and result.status == "running":
             if one.turns:
-                result.noise.append(f"interrupted after {len(one.turns)} of {self.config.rounds} rounds")
+                result.noise.append(f"interrupted after {len(one.turns)} rounds of each")
             else:
                 result.status, result.error = "failed", "interrupted before the first round was over"
         if result.status == "running":
             result.status = "done"
         self._tell(result)
 
+    def _passes(self, turns: Sequence[Turn]) -> int:
+        return passes_of({"rounds": self.config.rounds}, len(turns))
+
     def _measures(self, one: Contender) -> dict[str, Measure]:
-        made = {}
+        made, passes = {}, self._passes(one.turns)
         for name, kind in self.scenario.GIVES.items():
             rounds = tuple(tuple(turn.values.get(name, ())) for turn in one.turns)
             if any(rounds):
-                made[name] = Measure(name, kind.unit, rounds, cast("Better", kind.better))
+                made[name] = Measure(name, kind.unit, rounds, cast("Better", kind.better), passes)
         from omniform.bench.recorder import UNITS
 
         for name, unit in UNITS.items():
             rounds = tuple(tuple(turn.used.get(name, ())) for turn in one.turns)
             if any(rounds):
-                made[name] = Measure(name, unit, rounds)
+                made[name] = Measure(name, unit, rounds, passes=passes)
         return made | self._shares(one, made)
 
     def _shares(self, one: Contender, made: dict[str, Measure]) -> dict[str, Measure]:
@@ -415,7 +418,7 @@ class Benchmark:
             one.result.machine = {**one.result.machine, "flops": peak.flops, "bandwidth": peak.bandwidth}
             least = peak.seconds(flop, moved)
             rounds = tuple(tuple(100 * least / max(s, 1e-12) for s in turn) for turn in main.rounds)
-            found["roofline"] = Measure("roofline", "%", rounds, "higher")
+            found["roofline"] = Measure("roofline", "%", rounds, "higher", main.passes)
         return found
 
 

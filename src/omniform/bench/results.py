@@ -32,12 +32,14 @@ class Measure:
         rounds: samples, those together that were taken in one turn of a contender. Contenders take turns, so that
             what disturbs a round disturbs all of them.
         better: whether less of it is better, or more.
+        passes: how often all contenders had new processes: every pass has as many of the rounds.
     """
 
     name: str
     unit: str
     rounds: tuple[tuple[float, ...], ...]
     better: Better = "lower"
+    passes: int = 1
 
     @property
     def samples(self) -> list[float]:
@@ -61,15 +63,23 @@ class Measure:
 
     def told(self) -> JSON:
         """As JSON."""
-        return {"unit": self.unit, "better": self.better, "rounds": [list(one) for one in self.rounds]}
+        told = {"unit": self.unit, "better": self.better, "rounds": [list(one) for one in self.rounds]}
+        return told if self.passes == 1 else {**told, "passes": self.passes}
 
     @classmethod
     def of(cls, name: str, told: JSON) -> Self:
         """From JSON."""
         rounds = cast("Sequence[Sequence[float]]", told["rounds"])
         return cls(
-            name, str(told["unit"]), tuple(tuple(map(float, one)) for one in rounds), cast("Better", told["better"])
-        )
+            name, str(told["unit"]), tuple(tuple(map(float, one)) for one in rounds), cast("Better", told["better"]),
+            int(cast("int", told.get("passes", 1))),
+        )  # fmt: skip
+
+
+def passes_of(config: JSON, rounds: int) -> int:
+    """How many passes so many rounds are, of a config that says how many a pass has; 1 where they are no whole ones."""
+    each = config.get("rounds")
+    return rounds // each if isinstance(each, int) and each > 0 and rounds and rounds % each == 0 else 1
 
 
 @dataclass(slots=True, kw_only=True)

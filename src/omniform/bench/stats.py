@@ -23,6 +23,8 @@ FLOOR_SAMPLES: Final = 100
 FLOOR_TURNS: Final = 4
 FLOOR_REACHED: Final = 0.03
 """The fastest samples count where so many turns have one that is no further from the fastest of all."""
+AGREEING: Final = 3
+"""Passes, each with processes of its own, that must all show a difference where turns were disturbed."""
 FLOOR_EFFECT: Final = 0.05
 """A difference of the fastest samples that is smaller is none: where its memory lies makes one process faster than
 another by as much (measured: up to 5 % between processes of one program, on two busy cores)."""
@@ -95,6 +97,7 @@ def difference(
     least: float = LEAST_EFFECT,
     confidence: float = CONFIDENCE,
     better: str = "lower",
+    passes: int = 1,
 ) -> Difference:
     """Compare two contenders.
 
@@ -108,6 +111,7 @@ def difference(
     Args:
         first, second: samples by turn; positive numbers.
         better: whether ``lower`` or ``higher`` samples are the fast ones.
+        passes: how often both had new processes; every pass has as many of the turns.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13: percentile intervals. Chen and
     Revels, Robust benchmarking in noisy environments (2016): what disturbs only ever adds, so that the least time is
@@ -115,7 +119,8 @@ def difference(
     """
     one, two = _medians(first), _medians(second)
     rng = np.random.default_rng(0)
-    if len(one) == len(two):
+    paired = len(one) == len(two)
+    if paired:
         ratios = two / one
         drawn = np.median(ratios[rng.integers(len(ratios), size=(RESAMPLES, len(ratios)))], axis=1)
         ratio = float(np.median(ratios))
@@ -132,9 +137,18 @@ def difference(
         fastest = _judged(float(pick(two) / pick(one)), drawn, max(least, FLOOR_EFFECT), confidence)
         if fastest.verdict != "unclear" and _reached(one, pick(one)) and _reached(two, pick(two)):
             return replace(fastest, fastest=True)
-    # Not even the direction is certain, unless it is far more than turns differ by.
+    # Not even the direction is certain, unless it is far more than turns differ by, or new processes show it each time.
     far = found.low > 1 + SPREAD or found.high < 1 / (1 + SPREAD)
-    return replace(found, verdict=found.verdict if far else "unclear", sure=False)
+    again = found.verdict in ("more", "less") and paired and _agree(two / one, passes, least)
+    return replace(found, verdict=found.verdict if far or again else "unclear", sure=False)
+
+
+def _agree(ratios: NDArray[np.float64], passes: int, least: float) -> bool:
+    """Whether every pass shows a difference in the same direction; what disturbs one process goes with it."""
+    if passes < AGREEING or len(ratios) % passes:
+        return False
+    each = np.median(ratios.reshape(passes, -1), axis=1)
+    return bool((each >= 1 + least).all() or (each <= 1 - least).all())
 
 
 def _reached(bests: NDArray[np.float64], best: float) -> bool:

@@ -113,7 +113,8 @@ def compared(base: Measure, measure: Measure) -> tuple[int, str, str, float]:
     ratio as a number."""
     if neither(measure.name) or not all(value > 0 for value in (*base.samples, *measure.samples)):
         return 1, "", "", float("nan")
-    found = difference(base.rounds, measure.rounds, better=measure.better)
+    passes = min(base.passes, measure.passes)
+    found = difference(base.rounds, measure.rounds, better=measure.better, passes=passes)
     ratio = ratio_of(found.ratio, found.low, found.high)
     if found.verdict in ("same", "unclear"):
         return 1, ratio, found.verdict, found.ratio

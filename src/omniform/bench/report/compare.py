@@ -187,7 +187,7 @@ def row_of(key: Key, metric: str, one: Measure, two: Measure, statistic: str, le
     ratio, low, high, verdict, sure = nan, nan, nan, "untested", True
     positive = all(math.isfinite(value) and value > 0 for turn in (*left, *right) for value in turn)
     if min(turns) >= 1 and positive:
-        told = difference(left, right, least=least, better=one.better)
+        told = difference(left, right, least=least, better=one.better, passes=min(one.passes, two.passes))
         ratio, low, high, sure = told.ratio, told.low, told.high, told.sure
         if min(turns) >= LEAST_TURNS:
             verdict = _verdict(told.verdict, one)

@@ -113,7 +113,7 @@ def joined(results: Sequence[Result], measure: str) -> Measure | None:
     if not found:
         return None
     rounds = tuple(turn for one in found for turn in one.rounds)
-    return Measure(measure, found[0].unit, rounds, found[0].better)
+    return Measure(measure, found[0].unit, rounds, found[0].better, sum(one.passes for one in found))
 
 
 def short(commit: str | None) -> str:

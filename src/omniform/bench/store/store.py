@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Self, cast
 
-from omniform.bench.results import Better, Measure, Result, Status
+from omniform.bench.results import Better, Measure, Result, Status, passes_of
 from omniform.bench.store import schema
 from omniform.bench.store.owners import gone, owner
 from omniform.bench.store.urls import WRITING, engine_of, hidden, read_url, told
@@ -416,4 +416,6 @@ def _read_measures(connection: Connection, wanted: Sequence[ColumnElement[bool]]
             measures.setdefault(row.run_id, []).append((row.place, measure))
     for run, kept in measures.items():
         if run in found:
-            found[run].measures = {one.name: one for _, one in sorted(kept, key=lambda pair: pair[0])}
+            own = [one for _, one in sorted(kept, key=lambda pair: pair[0])]
+            config = found[run].config
+            found[run].measures = {one.name: replace(one, passes=passes_of(config, len(one.rounds))) for one in own}
