@@ -151,6 +151,7 @@ def test_modules_are_imported_by_a_table_of_our_own_only():
     # Backends and scenarios by tables beside them, and what the config of a benchmark, which is its user's, names.
     own |= {"bench/child.py", "bench/backends/__init__.py", "bench/backends/on_torch.py"}
     own |= {"bench/backends/transformers.py", "bench/scenarios/__init__.py", "bench/scenarios/fresh.py"}
+    own |= {"bench/scenarios/training.py"}
     assert users == own | {"hub/code/importer.py", "names.py", "hub/refusals.py"}
 
 

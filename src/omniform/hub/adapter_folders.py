@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.surface import Surface
+from omniform.core.errors import ConfigError
+from omniform.hub.files import Source, read_json
 from omniform.transforms.lora_config import LoraConfig
 from omniform.weights.adapters import Spelled, adapted, in_their_names, layer_shapes, layers_as_spelled
 
@@ -141,3 +143,25 @@ def _pattern(raw: Mapping[str, object], table: str, key: str, usual: str) -> obj
     patterns = cast("Mapping[str, object]", raw.get(table) or {})
     found = (value for one, value in patterns.items() if re.match(rf"(.*\.)?({one})$", key))
     return next(found, raw.get(usual))
+
+
+def base_of(source: Source) -> tuple[str, str | None] | None:
+    """The base model that an adapter names, and its revision; None where the source is no adapter.
+
+    Raises:
+        ConfigError: an adapter that names none.
+    """
+    path = source.find(CONFIG)
+    if path is None:
+        return None
+    raw = read_json(path)
+    base, revision = raw.get("base_model_name_or_path"), raw.get("revision")
+    if not isinstance(base, str) or not base:
+        raise ConfigError(
+            "the adapter names no base model",
+            where=f"{source.name}: {CONFIG}",
+            expected="base_model_name_or_path",
+            found=repr(base),
+            remedy="Load the model that it was trained on, then model.load_adapter(...).",
+        )
+    return base, revision if isinstance(revision, str) else None

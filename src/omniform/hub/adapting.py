@@ -20,7 +20,7 @@ from omniform.architectures.adapter_methods import AdapterReport
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.architectures.surface import Surface
-from omniform.core.errors import ConfigError, InputError, OmniformError, WeightsError, check_arguments, listed, nearest
+from omniform.core.errors import InputError, OmniformError, WeightsError, check_arguments, listed, nearest
 from omniform.hub.adapter_folders import CONFIG, PICKLE, PREFIXES, WEIGHTS
 from omniform.hub.adapters import ours_of, peft_or_none
 from omniform.hub.files import Name, Source, locate, read_json
@@ -55,28 +55,6 @@ class PeftConfig(Protocol):
 
     inference_mode: bool
     base_model_name_or_path: str | None
-
-
-def base_of(source: Source) -> tuple[str, str | None] | None:
-    """The base model that an adapter names, and its revision; None where the source is no adapter.
-
-    Raises:
-        ConfigError: an adapter that names none.
-    """
-    path = source.find(CONFIG)
-    if path is None:
-        return None
-    raw = read_json(path)
-    base, revision = raw.get("base_model_name_or_path"), raw.get("revision")
-    if not isinstance(base, str) or not base:
-        raise ConfigError(
-            "the adapter names no base model",
-            where=f"{source.name}: {CONFIG}",
-            expected="base_model_name_or_path",
-            found=repr(base),
-            remedy="Load the model that it was trained on, then model.load_adapter(...).",
-        )
-    return base, revision if isinstance(revision, str) else None
 
 
 def load_adapter(

@@ -30,11 +30,10 @@ from omniform.core.own_config import PreTrainedConfig, is_own
 from omniform.core.upstairs import upstairs
 from omniform.hub import own
 from omniform.hub.adapter_folders import CONFIG as ADAPTER_CONFIG
-from omniform.hub.adapting import base_of, load_into
+from omniform.hub.adapter_folders import base_of
 from omniform.hub.code.mode import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.fill import Loading
-from omniform.hub.languages import load_language
 from omniform.hub.load import build_on_meta, from_scratch, load_weights, transformed
 from omniform.hub.old_quantized import old_settings
 from omniform.hub.options import (
@@ -216,7 +215,7 @@ def load(
         source, base, revision = adapter
         rest = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
         loaded = load(base, choose, callee, {**rest, "revision": revision}, config_class)
-        load_into(loaded[0] if isinstance(loaded, tuple) else loaded, source, _adapters_name(kwargs))
+        _adapt(loaded[0] if isinstance(loaded, tuple) else loaded, source, kwargs)
         return loaded
     with paused():
         opened = open_checkpoint(name, choose, callee, kwargs, config_class)
@@ -226,6 +225,8 @@ def load(
         mark_quantized(model, opened.quantizer)
     model.eval()
     if options.target_lang is not None:
+        from omniform.hub.languages import load_language
+
         load_language(model, options.target_lang, source, use_safetensors=options.use_safetensors)
     if options.trust_remote_code:
         from omniform.hub.code.generating import use_own_generate
@@ -240,7 +241,7 @@ def load(
     if model.own_file and isinstance(model, KeepsFile) and (own := source.find(model.own_file)) is not None:
         model.read_own(own)
     if source.find(ADAPTER_CONFIG) is not None:  # a whole model, and an adapter beside it
-        load_into(model, source, _adapters_name(kwargs))
+        _adapt(model, source, kwargs)
     return cast(Model, (model, report)) if options.output_loading_info else model
 
 
@@ -260,8 +261,11 @@ def is_exported(name: object) -> bool:
         return False
 
 
-def _adapters_name(kwargs: Mapping[str, object]) -> str:
-    return str(kwargs.get("adapter_name") or "default")
+def _adapt(model: Model, source: Source, kwargs: Mapping[str, object]) -> None:
+    """Load the adapter of a folder into a model: what that takes is imported where there is one."""
+    from omniform.hub.adapting import load_into
+
+    load_into(model, source, str(kwargs.get("adapter_name") or "default"))
 
 
 def _adapter(name: Name, kwargs: Mapping[str, object]) -> tuple[Source, str, str | None] | None:
