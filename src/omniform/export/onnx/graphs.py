@@ -262,6 +262,37 @@ def _shapes(model: ir.Model) -> Iterable[ir.Shape]:
     return (value.shape for value in values if value.shape is not None and not value.shape.frozen)
 
 
+def widened(model: ir.Model) -> None:
+    """Compute numbers of bfloat16 in float32, and round each as it was: onnxruntime has no other way on a processor.
+
+    Some models compute a little in bfloat16 whatever their weights are (Falcon's slopes).
+    """
+    import onnx_ir as ir
+
+    graph, narrow, wide = model.graph, ir.DataType.BFLOAT16, ir.DataType.FLOAT
+
+    def cast(value: ir.Value, to: ir.DataType, name: str) -> ir.Node:
+        made = ir.Value(name=name, type=ir.TensorType(to), shape=value.shape)
+        return ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(to))], outputs=[made])
+
+    for number, node in enumerate(list(graph)):
+        read = [value for value in node.inputs if value is not None and value.dtype == narrow]
+        if node.domain or node.op_type == "Cast" or not read:
+            continue
+        for place, value in enumerate(node.inputs):
+            if value is not None and value.dtype == narrow:
+                before = cast(value, wide, f"{value.name}_wide_{number}_{place}")
+                graph.insert_before(node, before)
+                node.replace_input_with(place, before.outputs[0])
+        for value in node.outputs:
+            if value.dtype == narrow:
+                after = cast(value, narrow, f"{value.name}_rounded")
+                value.replace_all_uses_with(after.outputs[0])
+                after.replace_input_with(0, value)
+                value.dtype = wide
+                graph.insert_after(node, after)
+
+
 def settled(model: ir.Model) -> None:
     """Lay down matrices as they are multiplied with, where a graph turns them over in every run."""
     import onnx_ir as ir
