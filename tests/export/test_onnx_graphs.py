@@ -42,11 +42,12 @@ WAYS = {
     "searchsorted in rows": lambda x: torch.searchsorted(x.sort(-1).values, x, right=True),
     "bucketize": lambda x: torch.bucketize(x, BOUNDS),
     "bucketize, right": lambda x: torch.bucketize(x, BOUNDS, right=True),
+    "in bfloat16": lambda x: (x.bfloat16() * BOUNDS[:1].bfloat16() * 0.5 + x.bfloat16().sum(-1, keepdim=True)).float(),
 }
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_numbers_among_others(name: str, tmp_path: Path) -> None:
+def test_numbers_among_others_and_rounded(name: str, tmp_path: Path) -> None:
     own = Input("values", (BATCH, 6), numbers)
     model = graph_of(Looks(WAYS[name]), [own], ["found"], 20, name)
     onnx_ir.save(model, tmp_path / "model.onnx")

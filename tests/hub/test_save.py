@@ -289,7 +289,7 @@ def test_killed_at_any_moment(tmp_path):
         return {float(v) for p in model.parameters() for v in (p.detach().min(), p.detach().max())}
 
     first, saved = values(), 0
-    for delay in (0.05, 0.061, 0.073, 0.087, *(0.2 * n for n in range(1, 10))):
+    for delay in (0.05, 0.061, 0.073, 0.087, *(0.2 * n for n in range(1, 10)), 3.0, 5.0, 9.0):
         if saved > 2:
             break
         process = subprocess.Popen(

@@ -97,6 +97,7 @@ def graph_of(module: nn.Module, inputs: Sequence[Input], outputs: Sequence[str],
             simplify(made.model)
     except Exception as error:
         raise untranslatable(error, where) from error
+    widened(made.model)
     name_axes(made.model, inputs)
     return made.model
 

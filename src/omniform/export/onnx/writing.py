@@ -10,7 +10,7 @@ from omniform.core.errors import InputError
 from omniform.export.exporting import Runtime
 from omniform.export.formats import LARGEST, Options
 from omniform.export.onnx.certificates import Runner
-from omniform.export.onnx.graphs import check_opset, graph_of, settled, widened
+from omniform.export.onnx.graphs import check_opset, graph_of, settled
 from omniform.export.onnx.layout import FILES, FOLDER, Graph, Role, described
 from omniform.export.onnx.merging import merged
 from omniform.export.onnx.parts import Part
@@ -78,7 +78,6 @@ def _save(graph: ir.Model, path: Path, options: Options) -> None:
     import onnx_ir as ir
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    widened(graph)
     settled(graph)
     size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
     ir.save(graph, path, external_data=f"{path.name}_data" if size > options.largest_file else None)
