@@ -133,12 +133,7 @@ def open_program(folder: Path, graph: Graph) -> ProgramRunner:
     Raises:
         InputError: torch cannot load it.
     """
-    path = folder / graph.file
-    try:
-        with _quietly():
-            return ProgramRunner(cast(Program, torch.export.load(path).module()), graph)
-    except Exception as error:  # of torch's many kinds
-        raise InputError("torch.export cannot load the file", where=str(path), found=str(error)[:300]) from error
+    return _opened(folder / graph.file, graph, "torch.export", lambda path: torch.export.load(path).module())
 
 
 def open_compiled(folder: Path, graph: Graph) -> ProgramRunner:
@@ -147,12 +142,15 @@ def open_compiled(folder: Path, graph: Graph) -> ProgramRunner:
     Raises:
         InputError: torch cannot load it.
     """
-    path = folder / graph.file
+    return _opened(folder / graph.file, graph, "AOTInductor", lambda path: torch._inductor.aoti_load_package(path))
+
+
+def _opened(path: Path, graph: Graph, tool: str, load: Callable[[str], object]) -> ProgramRunner:
     try:
         with _quietly():
-            return ProgramRunner(cast(Program, torch._inductor.aoti_load_package(str(path))), graph)
+            return ProgramRunner(cast(Program, load(str(path))), graph)
     except Exception as error:  # of torch's many kinds
-        raise InputError("AOTInductor cannot load the file", where=str(path), found=str(error)[:300]) from error
+        raise InputError(f"{tool} cannot load the file", where=str(path), found=str(error)[:300]) from error
 
 
 def _compiled(folder: Path, parts: Sequence[Part], options: Options, where: str) -> Mapping[Role, Graph]:
